@@ -1,0 +1,169 @@
+"""Token and sequence log-probabilities: log softmax of a row of logits, and what one row yields."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Float64 = npt.NDArray[np.float64]
+
+
+class TokenLogps(NamedTuple):
+    """Statistics of each row of logits, all with the shape of `labels`; None where not asked for."""
+
+    logps: Float64
+    lse: Float64
+    entropy: Float64 | None = None
+    correct: npt.NDArray[np.bool_] | None = None
+    mean_logit: Float64 | None = None
+    max_logit: Float64 | None = None
+    lse2: Float64 | None = None
+
+
+def _logits_float64(logits: npt.ArrayLike, dtype: str | None) -> Float64:
+    """The exact values of the logits. A bfloat16 is the upper half of a float32."""
+    array = np.asarray(logits)
+    if dtype == "bfloat16" and array.dtype == np.uint16:
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float64)
+
+
+def _logsumexp(x: Float64) -> Float64:
+    """log sum_v exp(x[..., v]); -inf where every x is -inf, NaN where one is NaN or +inf."""
+    largest = x.max(axis=-1, keepdims=True)
+    shift = np.where(largest == -np.inf, 0.0, largest)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lse: Float64 = np.log(np.exp(x - shift).sum(axis=-1)) + shift[..., 0]
+    return lse
+
+
+def token_logps(
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    dtype: str | None = None,
+    ignore_index: int = -100,
+    temperature: float = 1.0,
+    stats: Sequence[str] = (),
+) -> TokenLogps:
+    """log softmax(x)[label] for each row of x = logits / temperature, and statistics of the row.
+
+    logits [..., V] of any float type (uint16 with dtype="bfloat16"), labels [...] of any integer
+    type. Rows whose label is `ignore_index` give 0 everywhere (False in `correct`).
+    """
+    x = _logits_float64(logits, dtype) / temperature
+    y = np.asarray(labels)
+    kept = y != ignore_index
+    target = np.take_along_axis(x, np.where(kept, y, 0)[..., None].astype(np.int64), -1)[..., 0]
+
+    def result(name: str, values: npt.NDArray[Any]) -> Any:
+        return np.where(kept, values, np.zeros_like(values)) if name in stats else None
+
+    with np.errstate(invalid="ignore", over="ignore"):
+        lse = _logsumexp(x)
+        logp = x - lse[..., None]
+        p = np.exp(logp)
+        # H = -sum p log p, and p log p = 0 at p = 0 (a logit of -inf)
+        entropy = -np.where(x == -np.inf, 0.0, p * logp).sum(axis=-1)
+        entropy = np.where(lse == -np.inf, np.nan, entropy)
+        largest = x.max(axis=-1)
+        # The first maximum wins; a row of -inf or with a NaN has no winner.
+        correct = (x.argmax(axis=-1) == y) & (largest > -np.inf)
+        return TokenLogps(
+            logps=np.where(kept, target - lse, 0.0),
+            lse=np.where(kept, lse, 0.0),
+            entropy=result("entropy", entropy),
+            correct=result("correct", correct),
+            mean_logit=result("mean_logit", x.mean(axis=-1)),
+            max_logit=result("max_logit", largest),
+            lse2=result("lse2", _logsumexp(2.0 * x)),
+        )
+
+
+def token_logps_grad(
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    lse: npt.ArrayLike,
+    *,
+    grad_logps: npt.ArrayLike | None = None,
+    grad_entropy: npt.ArrayLike | None = None,
+    grad_lse: npt.ArrayLike | None = None,
+    entropy: npt.ArrayLike | None = None,
+    dtype: str | None = None,
+    ignore_index: int = -100,
+    temperature: float = 1.0,
+    out: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """d(sum grad_logps*logps + grad_entropy*entropy + grad_lse*lse) / d logits, [..., V] float64.
+
+    With p = exp(x - lse), x = logits / temperature, per row:
+        d logp    / d x_v = [v == label] - p_v
+        d lse     / d x_v = p_v
+        d entropy / d x_v = -p_v (log p_v + entropy)
+    and d x / d logits = 1 / temperature. Rows whose label is `ignore_index` become 0.
+    """
+    x = _logits_float64(logits, dtype) / temperature
+    y = np.asarray(labels)
+    kept = y != ignore_index
+    with np.errstate(invalid="ignore", over="ignore"):
+        logp = x - np.asarray(lse, dtype=np.float64)[..., None]
+        p = np.exp(logp)
+        grad = np.zeros_like(x)
+        if grad_logps is not None:
+            onehot = np.arange(x.shape[-1]) == y[..., None]
+            grad += np.asarray(grad_logps, dtype=np.float64)[..., None] * (onehot - p)
+        if grad_lse is not None:
+            grad += np.asarray(grad_lse, dtype=np.float64)[..., None] * p
+        if grad_entropy is not None:
+            p_logp = np.where(x == -np.inf, 0.0 * p, p * logp)
+            h = -p_logp.sum(axis=-1) if entropy is None else np.asarray(entropy, dtype=np.float64)
+            slope = p_logp + p * h[..., None]
+            grad -= np.asarray(grad_entropy, dtype=np.float64)[..., None] * slope
+    grad = np.where(kept[..., None], grad / temperature, 0.0)
+    if out is None:
+        return grad
+    out[...] = grad
+    return out
+
+
+def sequence_logps(
+    logps: npt.ArrayLike,
+    mask: npt.ArrayLike | None = None,
+    *,
+    cu_seqlens: npt.ArrayLike | None = None,
+    average: bool = False,
+    normalizer: npt.ArrayLike | None = None,
+) -> Float64:
+    """sum_t mask_t logps_t of each sequence, or its average: [B, T] (or packed [T]) to [B].
+
+    Packed sequence b is logps[cu_seqlens[b] : cu_seqlens[b + 1]]. The average divides by the sum of
+    the mask, or by `normalizer` [B]. A token whose mask is 0 is not read, so that 0 * inf cannot
+    spoil a sum; an empty sequence has sum 0 and average 0.
+    """
+    values = np.asarray(logps, dtype=np.float64)
+    weights = np.ones_like(values) if mask is None else np.asarray(mask, dtype=np.float64)
+    terms = np.where(weights == 0.0, 0.0, weights * np.where(weights == 0.0, 0.0, values))
+    if cu_seqlens is None:
+        sums: Float64 = terms.sum(axis=-1)
+        counts: Float64 = weights.sum(axis=-1)
+    else:
+        cuts = np.asarray(cu_seqlens)
+        spans = [slice(int(a), int(b)) for a, b in itertools.pairwise(cuts)]
+        sums = np.array([terms[span].sum() for span in spans], dtype=np.float64)
+        counts = np.array([weights[span].sum() for span in spans], dtype=np.float64)
+    if not average:
+        return sums
+    if normalizer is not None:
+        counts = np.asarray(normalizer, dtype=np.float64)
+    return per_token(sums, counts)
+
+
+def per_token(sums: Float64, lengths: Float64 | None) -> Float64:
+    """The average log-probability of each sequence; 0 for an empty one. None: `sums` is returned."""
+    if lengths is None:
+        return sums
+    return np.where(lengths > 0, sums, 0.0) / np.where(lengths > 0, lengths, 1.0)
