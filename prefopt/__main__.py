@@ -1,0 +1,118 @@
+"""Command line: ``python -m prefopt {study,check,bench,doctor,explain}``.
+
+Exit codes: 0 all well, 1 something that was checked is wrong, 2 the command could not be carried out
+(bad arguments, missing file, absent library).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+EXPLAIN_ABSENT = (
+    "prefopt explain: not in this release. It will name the convention behind another project's loss "
+    "value, and comes with the named loss conventions; until then docs/losses.md lists where projects "
+    "disagree."
+)
+
+
+def _run_doctor(arguments: argparse.Namespace) -> int:
+    from prefopt import _doctor
+
+    return _doctor.run(as_json=arguments.json)
+
+
+def _run_check(arguments: argparse.Namespace) -> int:
+    from prefopt import _check
+
+    return _check.run(as_json=arguments.json, verbose=arguments.verbose)
+
+
+def _run_bench(arguments: argparse.Namespace) -> int:
+    from prefopt import _bench
+
+    return _bench.run(
+        rows=arguments.rows,
+        vocab=arguments.vocab,
+        repeats=arguments.repeats,
+        device=arguments.device,
+        as_json=arguments.json,
+    )
+
+
+def _run_explain(arguments: argparse.Namespace) -> int:
+    print(EXPLAIN_ABSENT, file=sys.stderr)
+    return EXIT_USAGE
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number >= 1, got {text}")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every subcommand (``study`` parses its own arguments, see ``main``)."""
+    import prefopt
+
+    parser = argparse.ArgumentParser(
+        prog="python -m prefopt",
+        description="Exact, fast token log-probabilities and preference losses.",
+        epilog="Exit codes: 0 all well, 1 a check failed, 2 the command could not be carried out.",
+    )
+    parser.add_argument("--version", action="version", version=f"prefopt {prefopt.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    commands.add_parser(
+        "study",
+        add_help=False,
+        help="train and compare DPO, IPO, KTO and CPO on real preference pairs; writes a report",
+    )
+    check = add(
+        "check", _run_check, "recompute stored reference values here: every usable ISA row, dtype, loss"
+    )
+    check.add_argument("--json", action="store_true", help="print one JSON object, not a table")
+    check.add_argument("-v", "--verbose", action="store_true", help="print every case, not a summary")
+
+    bench = add("bench", _run_bench, "time the kernels on this machine, beside NumPy and torch, TRL if there")
+    bench.add_argument("--rows", type=_positive, default=256, help="tokens (default: %(default)s)")
+    bench.add_argument("--vocab", type=_positive, default=151936, help="default: %(default)s")
+    bench.add_argument("--repeats", type=_positive, default=7, help="median of (default: %(default)s)")
+    bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    bench.add_argument("--json", action="store_true", help="print one JSON object, not a table")
+
+    doctor = add("doctor", _run_doctor, "say what this installation runs on: ISA, threads, integrations")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object, not text")
+
+    explain = add("explain", _run_explain, "name the convention behind a loss value (not in this release)")
+    explain.add_argument("rest", nargs="*", metavar="ARGUMENT", help="ignored in this release")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. argv: arguments without the program name (default: sys.argv[1:]).
+
+    Returns the exit code; argparse raises SystemExit(2) on bad arguments and SystemExit(0) on --help.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["study"]:
+        from prefopt import study
+
+        return int(study.main(arguments[1:]))
+    parsed = build_parser().parse_args(arguments)
+    return int(parsed.run(parsed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""``python -m prefopt doctor``: what this installation is and what it runs on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from typing import Any
+
+import prefopt
+from prefopt import _core
+
+INTEGRATIONS = (
+    "numpy",
+    "torch",
+    "jax",
+    "trl",
+    "liger-kernel",
+    "transformers",
+    "ml_dtypes",
+    "matplotlib",
+    "rich",
+)
+ENVIRONMENT = ("PREFOPT_ISA", "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_WAIT_POLICY")
+BLAS_ABSENT = "none: the fused linear kernels, which will carry their own, are not in this release"
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _chosen_isa() -> tuple[str | None, str | None]:
+    """(row that kernels run, problem). A bad PREFOPT_ISA raises at the first kernel call, so here."""
+    try:
+        return _core.isa(), None
+    except ValueError as error:
+        return None, str(error)
+
+
+def collect() -> dict[str, Any]:
+    """Return everything ``doctor`` says as a dict that json.dumps takes."""
+    build = dict(_core.build_info())
+    chosen, problem = _chosen_isa()
+    usable = list(prefopt.isas())
+    cuda = prefopt.cuda_available()
+    available_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "prefopt": prefopt.__version__,
+        "location": os.path.dirname(os.path.abspath(prefopt.__file__)),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpus": available_cpus,
+        "isa": {
+            "compiled": list(build.get("isas", usable)),
+            "usable": usable,
+            "chosen": chosen,
+            "problem": problem,
+        },
+        "threads": prefopt.get_num_threads(),
+        "openmp": bool(build.get("openmp")),
+        "compiler": build.get("compiler"),
+        "build": {key: value for key, value in build.items() if key not in ("isas", "compiler")},
+        "blas": BLAS_ABSENT,
+        "cuda": {"available": bool(cuda), "reason": None if cuda else _cuda_reason(cuda)},
+        "integrations": {name: _version(name) for name in INTEGRATIONS},
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+    }
+
+
+def _cuda_reason(available: object) -> str:
+    text = str(available)
+    return "not built" if text in ("", "False", "None") else text
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    isa = facts["isa"]
+    chosen = isa["chosen"] or f"none ({isa['problem']})"
+    openmp = "OpenMP" if facts["openmp"] else "no OpenMP: one thread"
+    cuda = "available" if facts["cuda"]["available"] else facts["cuda"]["reason"]
+    lines = [
+        f"prefopt       {facts['prefopt']}  ({facts['location']})",
+        f"python        {facts['python']} on {facts['platform']}",
+        f"processor     {facts['processor']}, {facts['cpus']} usable CPUs",
+        f"isa           {chosen}   usable: {', '.join(isa['usable'])}"
+        f"   compiled: {', '.join(isa['compiled'])}",
+        f"threads       {facts['threads']} ({openmp})",
+        f"compiler      {facts['compiler']}",
+        f"blas          {facts['blas']}",
+        f"cuda          {cuda}",
+    ]
+    for name, version in facts["integrations"].items():
+        lines.append(f"{name:<14}{version or 'not installed'}")
+    for name, value in facts["environment"].items():
+        lines.append(f"{name:<14}={value}")
+    return lines
+
+
+def run(*, as_json: bool) -> int:
+    """Print the facts. Returns 0, or 1 if no ISA row can be chosen (a bad PREFOPT_ISA)."""
+    facts = collect()
+    if as_json:
+        json.dump(facts, sys.stdout, indent=2)
+        print()
+    else:
+        print("\n".join(_lines(facts)))
+    return 0 if facts["isa"]["chosen"] is not None else 1

@@ -1,0 +1,241 @@
+"""Build the C core without Python, and its test programs, with any compiler.
+
+    python tools/build_c.py --list
+    python tools/build_c.py gcc clang            # build into build/c/<name>/
+    python tools/build_c.py --run simde neon     # build, then run the test programs
+
+One table (CONFIGURATIONS) names every compiler, target and sanitizer that is used; one function builds
+them all. Incremental by the compiler's own dependency files. A program is one folder entry of PROGRAMS;
+it links the whole of csrc except csrc/python. Nothing here is needed to install the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "c"
+
+# lz4's list (lib/Makefile), less what its own code base needs only there.
+WARNINGS = shlex.split(
+    "-Wall -Wextra -Wcast-qual -Wcast-align -Wshadow -Wstrict-aliasing=1 -Wswitch-enum -Wundef "
+    "-Wdeclaration-after-statement -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla "
+    "-Wformat=2 -Wwrite-strings -Wredundant-decls -Werror"
+)
+# Style here declares at first use; lz4 compiles as C90.
+WARNINGS.remove("-Wdeclaration-after-statement")
+STANDARD = ["-std=c11", "-ffp-contract=off", "-fvisibility=hidden"]
+OPENMP = ["-fopenmp", "-DPFO_OPENMP=1"]
+AVX512_FLAGS = shlex.split("-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c")
+AVX2_FLAGS = shlex.split("-mavx2 -mfma -mf16c")
+
+PROGRAMS = {
+    # name: (sources, part of the default set)
+    "test_core": ("tests/c/*.c", True),
+    "test_simde": ("tests/simde/*.c", False),
+}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """How to compile, link and run for one target."""
+
+    compiler: tuple[str, ...]
+    about: str
+    flags: tuple[str, ...] = ("-O2",)
+    link: tuple[str, ...] = ()
+    openmp: bool = True
+    # extra flags for sources whose path ends so: the region pragmas in csrc choose ISA for the others
+    unit_flags: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    sources: str = "csrc"
+    extra_sources: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ("test_core",)
+    compile_only: bool = False
+    runner: tuple[str, ...] | None = ()  # () runs directly, None cannot run here
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+def _zig(target: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "ziglang", "cc", "-target", target)
+
+
+SANITIZE = ("-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
+LEAKS = (("ASAN_OPTIONS", "detect_leaks=1"), ("UBSAN_OPTIONS", "print_stacktrace=1"))
+SIMDE_UNITS = (
+    ("csrc/isa/isa_avx512.c", tuple(AVX2_FLAGS)),
+    ("tests/simde/ops.c", tuple(AVX2_FLAGS)),
+)
+
+CONFIGURATIONS = {
+    "gcc": Configuration(("gcc",), "GCC, OpenMP, warnings as errors"),
+    "clang": Configuration(("clang",), "clang, OpenMP, warnings as errors"),
+    "serial": Configuration(("gcc",), "GCC without OpenMP", openmp=False),
+    "asan": Configuration(
+        ("gcc",),
+        "GCC, address and undefined-behaviour sanitizers, leak check",
+        flags=(*SANITIZE, "-fsanitize=address,undefined"),
+        link=("-fsanitize=address,undefined",),
+        environment=LEAKS,
+    ),
+    "tsan": Configuration(
+        ("gcc",),
+        "GCC, thread sanitizer; OpenMP through a pthread shim that the sanitizer can see",
+        flags=("-O1", "-g", "-fsanitize=thread"),
+        link=("-fsanitize=thread", "-pthread"),
+        extra_sources=("tests/c/shim/gomp_pthread.c",),
+        environment=(("TSAN_OPTIONS", "halt_on_error=1 exitcode=66"), ("PREFOPT_TEST_SMALL", "1")),
+    ),
+    "simde": Configuration(
+        ("gcc",),
+        "AVX-512 row through SIMDe on AVX2, every program",
+        flags=("-O2", "-DPFO_SIMDE=1", "-Itests/simde", "-Wno-psabi"),
+        unit_flags=SIMDE_UNITS,
+        programs=("test_core", "test_simde"),
+        environment=(("PREFOPT_TEST_ISA", "avx512"),),
+    ),
+    "avx512": Configuration(
+        ("gcc",),
+        "real AVX-512 flags: the unit and the emulation's own tests (run where the CPU has them)",
+        flags=("-O2", "-Itests/simde"),
+        unit_flags=(("csrc/isa/isa_avx512.c", tuple(AVX512_FLAGS)), ("tests/simde/ops.c", tuple(AVX512_FLAGS))),
+        programs=("test_core", "test_simde"),
+    ),
+    "neon": Configuration(
+        ("aarch64-linux-gnu-gcc",),
+        "AArch64 cross build, run under qemu-user",
+        link=("-static",),
+        runner=("qemu-aarch64",),
+        environment=(("PREFOPT_TEST_SMALL", "1"),),
+    ),
+    "windows": Configuration(_zig("x86_64-windows-gnu"), "compiled and linked, not run", openmp=False, runner=None),
+    "macos-arm": Configuration(_zig("aarch64-macos"), "compiled and linked, not run", openmp=False, runner=None),
+    "macos-x86": Configuration(_zig("x86_64-macos"), "compiled and linked, not run", openmp=False, runner=None),
+}
+
+
+def _core_sources() -> list[Path]:
+    return [path for path in sorted((ROOT / "csrc").rglob("*.c")) if path.parent.name != "python"]
+
+
+def _program_sources(program: str) -> list[Path]:
+    return sorted(ROOT.glob(PROGRAMS[program][0]))
+
+
+def _is_fresh(target: Path, command_file: Path, command: str) -> bool:
+    """True if target was made by command and is newer than everything its dependency file names."""
+    if not target.exists() or not command_file.exists() or command_file.read_text() != command:
+        return False
+    made = target.stat().st_mtime_ns
+    listed = target.with_suffix(".d")
+    if not listed.exists():
+        return False
+    names = shlex.split(listed.read_text().replace("\\\n", " "))[1:]
+    try:
+        return all(os.stat(ROOT / name).st_mtime_ns < made for name in names if not name.endswith(":"))
+    except FileNotFoundError:
+        return False
+
+
+def _compile(configuration: Configuration, source: Path, folder: Path) -> Path:
+    """Compile one source into folder unless it is fresh; return the object."""
+    relative = source.relative_to(ROOT).as_posix()
+    target = folder / (relative.replace("/", "__")[:-2] + ".o")
+    command = [*configuration.compiler, *STANDARD, *WARNINGS, *configuration.flags]
+    if configuration.openmp:
+        command += OPENMP
+    for ending, flags in configuration.unit_flags:
+        if relative.endswith(ending):
+            command += flags
+    command += ["-Icsrc", "-MMD", "-MF", str(target.with_suffix(".d")), "-c", relative, "-o", str(target)]
+    text = shlex.join(command)
+    command_file = target.with_suffix(".cmd")
+    if not _is_fresh(target, command_file, text):
+        subprocess.run(command, cwd=ROOT, check=True)
+        command_file.write_text(text)
+    return target
+
+
+def build(name: str, *, jobs: int = 2) -> list[Path]:
+    """Build configuration name into build/c/<name>; return its programs. Raises CalledProcessError."""
+    configuration = CONFIGURATIONS[name]
+    if shutil.which(configuration.compiler[0]) is None:
+        raise FileNotFoundError(f"{name}: compiler {configuration.compiler[0]} is not installed")
+    folder = BUILD / name
+    folder.mkdir(parents=True, exist_ok=True)
+    core = _core_sources() + [ROOT / extra for extra in configuration.extra_sources]
+    per_program = {program: _program_sources(program) for program in configuration.programs}
+    wanted = core + [source for sources in per_program.values() for source in sources]
+    with ThreadPoolExecutor(jobs) as pool:
+        objects = dict(zip(wanted, pool.map(lambda s: _compile(configuration, s, folder), wanted), strict=True))
+    programs = []
+    for program, sources in per_program.items():
+        target = folder / program
+        # The shim stands in for libgomp, so -fopenmp is left out of the link there.
+        openmp = ["-fopenmp"] if configuration.openmp and not configuration.extra_sources else []
+        link = [*configuration.compiler, *(str(objects[s]) for s in sources + core), "-o", str(target)]
+        link += [*openmp, *configuration.link]
+        if "windows" not in name:
+            link += ["-lm"]
+        if not configuration.openmp and configuration.runner is not None:
+            link += ["-pthread"]
+        newest = max(objects[s].stat().st_mtime_ns for s in sources + core)
+        if not target.exists() or target.stat().st_mtime_ns < newest:
+            subprocess.run(link, cwd=ROOT, check=True)
+        programs.append(target)
+    return programs
+
+
+def run_programs(name: str, programs: Sequence[Path]) -> int:
+    """Run the programs of a configuration; return the first exit code that is not 0."""
+    configuration = CONFIGURATIONS[name]
+    if configuration.runner is None:
+        print(f"{name}: {configuration.about}")
+        return 0
+    environment = os.environ | dict(configuration.environment)
+    for program in programs:
+        code = subprocess.run([*configuration.runner, str(program)], cwd=ROOT, env=environment).returncode
+        if code != 0:
+            print(f"{name}: {program.name} exited with {code}")
+            return 1
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Build the C core and its test programs.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="configurations; see --list")
+    parser.add_argument("--list", action="store_true", help="list the configurations")
+    parser.add_argument("--run", action="store_true", help="run the programs after building")
+    parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    if arguments.list:
+        for name, configuration in CONFIGURATIONS.items():
+            print(f"{name:<12}{configuration.about}")
+        return 0
+    for name in arguments.names:
+        if name not in CONFIGURATIONS:
+            parser.error(f"unknown configuration {name!r}: expected one of {', '.join(CONFIGURATIONS)}")
+    for name in arguments.names:
+        begin = time.perf_counter()
+        try:
+            programs = build(name, jobs=arguments.jobs)
+        except (subprocess.CalledProcessError, FileNotFoundError) as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return 1
+        print(f"{name}: built in {time.perf_counter() - begin:.1f} s", flush=True)
+        if arguments.run and run_programs(name, programs) != 0:
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
