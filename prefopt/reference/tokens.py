@@ -33,10 +33,10 @@ def _logits_float64(logits: npt.ArrayLike, dtype: str | None) -> Float64:
 
 
 def _logsumexp(x: Float64) -> Float64:
-    """log sum_v exp(x[..., v]); -inf where every x is -inf, NaN where one is NaN or +inf."""
+    """log sum_v exp(x[..., v]); -inf where every x is -inf, +inf where one is, NaN where one is."""
     largest = x.max(axis=-1, keepdims=True)
-    shift = np.where(largest == -np.inf, 0.0, largest)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    shift = np.where(np.isinf(largest), 0.0, largest)
+    with np.errstate(divide="ignore", over="ignore"):
         lse: Float64 = np.log(np.exp(x - shift).sum(axis=-1)) + shift[..., 0]
     return lse
 
@@ -69,12 +69,14 @@ def token_logps(
         p = np.exp(logp)
         # H = -sum p log p, and p log p = 0 at p = 0 (a logit of -inf)
         entropy = -np.where(x == -np.inf, 0.0, p * logp).sum(axis=-1)
-        entropy = np.where(lse == -np.inf, np.nan, entropy)
+        # An infinite lse leaves no distribution to speak of: logps and entropy are NaN.
+        entropy = np.where(np.isinf(lse), np.nan, entropy)
+        logps = np.where(np.isinf(lse), np.nan, target - lse)
         largest = x.max(axis=-1)
         # The first maximum wins; a row of -inf or with a NaN has no winner.
         correct = (x.argmax(axis=-1) == y) & (largest > -np.inf)
         return TokenLogps(
-            logps=np.where(kept, target - lse, 0.0),
+            logps=np.where(kept, logps, 0.0),
             lse=np.where(kept, lse, 0.0),
             entropy=result("entropy", entropy),
             correct=result("correct", correct),
@@ -104,7 +106,8 @@ def token_logps_grad(
         d logp    / d x_v = [v == label] - p_v
         d lse     / d x_v = p_v
         d entropy / d x_v = -p_v (log p_v + entropy)
-    and d x / d logits = 1 / temperature. Rows whose label is `ignore_index` become 0.
+    and d x / d logits = 1 / temperature. Rows whose label is `ignore_index` become 0; where lse is
+    infinite or NaN the row has no distribution and becomes NaN.
     """
     x = _logits_float64(logits, dtype) / temperature
     y = np.asarray(labels)
@@ -123,7 +126,8 @@ def token_logps_grad(
             h = -p_logp.sum(axis=-1) if entropy is None else np.asarray(entropy, dtype=np.float64)
             slope = p_logp + p * h[..., None]
             grad -= np.asarray(grad_entropy, dtype=np.float64)[..., None] * slope
-    grad = np.where(kept[..., None], grad / temperature, 0.0)
+    grad = np.where(np.isfinite(lse)[..., None], grad / temperature, np.nan)
+    grad = np.where(kept[..., None], grad, 0.0)
     if out is None:
         return grad
     out[...] = grad
