@@ -1,0 +1,10 @@
+/* Scalar double exp and log that give the same bits on every machine, for merging and finishing row states. */
+#ifndef PFO_ROW_STATE_H
+#define PFO_ROW_STATE_H
+
+#include "core.h"
+
+double pfo_exp_f64(double x); /* as vd_exp in simd/vmath.h: at most 1.0 ulp, 0 below 2^-1021 */
+double pfo_log_f64(double x); /* at most 1.0 ulp; log(0) = -inf, log(negative) = NaN */
+
+#endif

@@ -1,0 +1,43 @@
+/* The kernels: one row each.  X(name, return type, parameters); every row exists once per ISA, and per logit dtype for
+ * PFO_DTYPE_KERNELS.  A kernel works on one row, starts no thread, cannot fail and trusts its input. */
+#ifndef PFO_KERNEL_LIST_H
+#define PFO_KERNEL_LIST_H
+
+#include "../core/dtype.h"
+
+/* Which sums fold_row makes: each level includes the ones before. */
+enum pfo_fold_level {
+    PFO_FOLD_LSE = 0,     /* sum_exp */
+    PFO_FOLD_ENTROPY = 1, /* + sum_x_exp */
+    PFO_FOLD_ALL = 2      /* + sum_exp2, sum_x */
+};
+
+/* Vocabulary entries after which a partial state is closed and merged.  Rows of any length are cut here, and only here,
+ * whether one thread reads them or several: that is why bits do not depend on threads. */
+#define PFO_SEGMENT 32768
+
+/* d loss / d logits of one row: out = p (a + b log p), p = exp((x - lse) / temperature). */
+typedef struct pfo_grad_row {
+    double lse;             /* of the scaled logits */
+    double temperature;     /* > 0 */
+    double a, b;
+} pfo_grad_row;
+
+#define PFO_DTYPE_KERNELS(X)                                                                                          \
+    X(fold_row, (const void *row, int64_t count, int level, double inv_temperature, pfo_row_state *state))            \
+    X(grad_row, (const void *row, void *out, int64_t count, const pfo_grad_row *coefficients))
+
+#define PFO_PLAIN_KERNELS(X)                                       \
+    X(exp_f32, (const float *in, float *out, int64_t count))       \
+    X(exp_f64, (const double *in, double *out, int64_t count))
+
+typedef struct pfo_kernels {
+#define PFO_ROW(name, parameters) void(*name[PFO_LOGIT_COUNT]) parameters;
+    PFO_DTYPE_KERNELS(PFO_ROW)
+#undef PFO_ROW
+#define PFO_ROW(name, parameters) void(*name) parameters;
+    PFO_PLAIN_KERNELS(PFO_ROW)
+#undef PFO_ROW
+} pfo_kernels;
+
+#endif

@@ -1,0 +1,69 @@
+"""The C extension: positional-only, checked there; the public signatures are in the package."""
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Array = NDArray[Any]
+_State = tuple[float, float, float, float, float, float, int, int, int]
+
+__version__: str
+isa_context: ContextVar[str | None]
+
+def token_logps(
+    logits: object,
+    labels: object,
+    dtype: str | None,
+    ignore_index: int,
+    temperature: float,
+    stats: Sequence[str],
+    lse_double: bool,
+    /,
+) -> tuple[
+    _Array, _Array, _Array | None, _Array | None, _Array | None, _Array | None, _Array | None
+]: ...
+def token_logps_grad(
+    logits: object,
+    labels: object,
+    lse: object,
+    grad_logps: object,
+    grad_entropy: object,
+    grad_lse: object,
+    entropy: object,
+    logps: object,
+    dtype: str | None,
+    ignore_index: int,
+    temperature: float,
+    out: object,
+    /,
+) -> _Array: ...
+def sequence_logps(
+    logps: object, mask: object, cu_seqlens: object, average: bool, normalizer: object, /
+) -> _Array: ...
+def sequence_logps_grad(
+    grad_out: object,
+    out: _Array,
+    mask: object,
+    cu_seqlens: object,
+    average: bool,
+    normalizer: object,
+    /,
+) -> _Array: ...
+def set_num_threads(n: int, /) -> None: ...
+def get_num_threads() -> int: ...
+def isas() -> tuple[str, ...]: ...
+def isa() -> str: ...
+def check_isa(name: str, /) -> None: ...
+def exp_f32(x: NDArray[np.float32], /) -> NDArray[np.float32]: ...
+def exp_f64(x: NDArray[np.float64], /) -> NDArray[np.float64]: ...
+def log_f64(x: NDArray[np.float64], /) -> NDArray[np.float64]: ...
+def advise_huge_pages(array: object, /) -> bool: ...
+def row_state_read(
+    logits: object, dtype: str | None, first_vocab: int, label: int, temperature: float, /
+) -> _State: ...
+def row_state_merge(first: _State, second: _State, /) -> _State: ...
+def row_state_finish(state: _State, /) -> tuple[float, float, float, float, float, float, int]: ...
+def build_info() -> dict[str, Any]: ...
