@@ -52,3 +52,57 @@ class SequenceLoss(_SequenceFields):
     """
 
     grads: dict[str, Array] | None = None
+
+
+class LossInput(NamedTuple):
+    """One array that a loss takes.
+
+    `type` is "real" ([B] float), "count" ([B], >= 0), "flag" ([B] bool) or "scalar" (one number).
+    """
+
+    name: str
+    type: str
+    differentiable: bool
+    optional: bool
+    meaning: str
+
+
+class LossParameter(NamedTuple):
+    """One number that a loss takes. `default` is None where it is made from the inputs."""
+
+    name: str
+    default: float | None
+    low: float
+    low_open: bool
+    high: float
+    high_open: bool
+    meaning: str
+
+    @property
+    def range(self) -> str:
+        """The legal values as an interval, such as "(0, inf)"."""
+        left, right = "[("[self.low_open], "])"[self.high_open]
+        return f"{left}{self.low:g}, {self.high:g}{right}"
+
+
+class LossInfo(NamedTuple):
+    """One row of the list of losses.
+
+    `kind` is "pair", "unpaired", "batch", "token", "vocab" or "procedure"; `tokens` says how token
+    log-probabilities become the inputs: "sum", or "lengths" (sums with lengths, averages without).
+    `state` names explicit state that goes in and out ("" for none), `kink` the points without a
+    derivative and what is returned there ("" for none), `source` the paper and equation.
+    """
+
+    name: str
+    family: str
+    variant: str
+    kind: str
+    tokens: str
+    inputs: tuple[LossInput, ...]
+    parameters: tuple[LossParameter, ...]
+    rewards: tuple[str, ...]
+    state: str
+    formula: str
+    kink: str
+    source: str

@@ -1,0 +1,276 @@
+/* The losses for Python: _core.loss, _core.kto_kl and the list itself as _core.losses. */
+#include "bind.h"
+
+#include <math.h>
+
+/* The arrays of one call.  Views are copied into named views for pfo_loss; `bound` keeps their memory alive. */
+typedef struct loss_arrays {
+    pfo_bound bound[PFO_LOSS_MAX_INPUTS + 1]; /* the inputs, then grad_losses */
+    pfo_named_view inputs[PFO_LOSS_MAX_INPUTS];
+    pfo_named_view rewards[PFO_LOSS_MAX_REWARDS];
+    pfo_named_view grads[PFO_LOSS_MAX_INPUTS];
+    pfo_named_value params[PFO_LOSS_MAX_PARAMS];
+    int32_t bound_count, input_count, reward_count, grad_count, param_count;
+} loss_arrays;
+
+static const char *key_name(PyObject *key)
+{
+    const char *name = PyUnicode_Check(key) ? PyUnicode_AsUTF8(key) : NULL;
+    if (!name && !PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "inputs and parameters are named by strings");
+    return name;
+}
+
+static int bind_inputs(PyObject *inputs, PyObject *grad_losses, loss_arrays *arrays)
+{
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(inputs, &position, &key, &value)) {
+        const char *name = key_name(key);
+        if (!name) return -1;
+        if (arrays->input_count == PFO_LOSS_MAX_INPUTS) {
+            PyErr_Format(PyExc_ValueError, "%s: a loss has at most %d inputs", name, PFO_LOSS_MAX_INPUTS);
+            return -1;
+        }
+        pfo_bound *bound = &arrays->bound[arrays->bound_count];
+        if (pfo_bind(value, name, 0, NULL, bound) < 0) return -1;
+        arrays->bound_count++;
+        arrays->inputs[arrays->input_count++] = (pfo_named_view){name, bound->view};
+    }
+    pfo_bound *bound = &arrays->bound[arrays->bound_count];
+    if (pfo_bind(grad_losses, "grad_losses", 1, NULL, bound) < 0) return -1;
+    arrays->bound_count++;
+    return 0;
+}
+
+static int take_params(PyObject *params, loss_arrays *arrays)
+{
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(params, &position, &key, &value)) {
+        const char *name = key_name(key);
+        double number;
+        if (!name || pfo_take_double(value, name, &number) < 0) return -1;
+        if (arrays->param_count == PFO_LOSS_MAX_PARAMS) {
+            PyErr_Format(PyExc_ValueError, "%s: a loss has at most %d parameters", name, PFO_LOSS_MAX_PARAMS);
+            return -1;
+        }
+        arrays->params[arrays->param_count++] = (pfo_named_value){name, number};
+    }
+    return 0;
+}
+
+static const pfo_named_view *given_input(const loss_arrays *arrays, const char *name)
+{
+    for (int32_t k = 0; k < arrays->input_count; k++) {
+        if (strcmp(arrays->inputs[k].name, name) == 0) return &arrays->inputs[k];
+    }
+    return NULL;
+}
+
+/* float64 if one of the row's REAL inputs is, else float32: constants such as lengths do not widen a result. */
+static int32_t result_dtype(const pfo_loss_row *row, const loss_arrays *arrays)
+{
+    for (int k = 0; k < PFO_LOSS_MAX_INPUTS && row->inputs[k].name; k++) {
+        const pfo_named_view *given = given_input(arrays, row->inputs[k].name);
+        if (given && row->inputs[k].type == PFO_INPUT_REAL && given->view.dtype == PFO_F64) return PFO_F64;
+    }
+    return PFO_F32;
+}
+
+/* A fresh [B] array; B is that of the row's first input.  Whatever is wrong with that input is found by pfo_loss. */
+static PyObject *new_result(const pfo_view *like, int32_t dtype, pfo_view *view)
+{
+    npy_intp size = like && like->ndim == 1 ? (npy_intp)like->shape[0] : 0;
+    PyObject *array = PyArray_SimpleNew(1, &size, dtype == PFO_F64 ? NPY_DOUBLE : NPY_FLOAT);
+    if (array) *view = pfo_view_1d(PyArray_DATA((PyArrayObject *)array), (pfo_dtype)dtype, size);
+    return array;
+}
+
+/* Allocates the results and names them in args; the tuple is (losses, rewards, grads or None). */
+static PyObject *make_results(const pfo_loss_row *row, int wants_grads, loss_arrays *arrays, pfo_loss_args *args)
+{
+    const int32_t dtype = result_dtype(row, arrays);
+    const pfo_named_view *first = given_input(arrays, row->inputs[0].name);
+    const pfo_view *like = first ? &first->view : NULL;
+    int reward_count = 0;
+    while (reward_count < PFO_LOSS_MAX_REWARDS && row->rewards[reward_count].name) reward_count++;
+    PyObject *rewards = PyTuple_New(reward_count);
+    PyObject *grads = wants_grads ? PyDict_New() : Py_NewRef(Py_None);
+    PyObject *losses = new_result(like, dtype, &args->losses);
+    if (!rewards || !grads || !losses) goto fail;
+    for (int k = 0; k < reward_count; k++) {
+        pfo_named_view *named = &arrays->rewards[arrays->reward_count++];
+        named->name = row->rewards[k].name;
+        PyObject *array = new_result(like, dtype, &named->view);
+        if (!array) goto fail;
+        PyTuple_SET_ITEM(rewards, k, array);
+    }
+    for (int k = 0; wants_grads && k < PFO_LOSS_MAX_INPUTS && row->inputs[k].name; k++) {
+        if (!row->inputs[k].differentiable || !given_input(arrays, row->inputs[k].name)) continue;
+        pfo_named_view *named = &arrays->grads[arrays->grad_count++];
+        named->name = row->inputs[k].name;
+        PyObject *array = new_result(like, dtype, &named->view);
+        int status = array ? PyDict_SetItemString(grads, named->name, array) : -1;
+        Py_XDECREF(array);
+        if (status < 0) goto fail;
+    }
+    return Py_BuildValue("(NNN)", losses, rewards, grads);
+fail:
+    Py_XDECREF(losses);
+    Py_XDECREF(rewards);
+    Py_XDECREF(grads);
+    return NULL;
+}
+
+static PyObject *run_loss(const pfo_loss_row *row, int wants_grads, loss_arrays *arrays)
+{
+    pfo_loss_args args = {.loss = row->name};
+    PyObject *results = make_results(row, wants_grads, arrays, &args);
+    if (!results) return NULL;
+    args.inputs = arrays->inputs;
+    args.input_count = arrays->input_count;
+    args.params = arrays->params;
+    args.param_count = arrays->param_count;
+    args.rewards = arrays->rewards;
+    args.reward_count = arrays->reward_count;
+    args.grads = arrays->grads;
+    args.grad_count = arrays->grad_count;
+    args.grad_losses = arrays->bound[arrays->bound_count - 1].view;
+    pfo_error error;
+    pfo_status status;
+    Py_BEGIN_ALLOW_THREADS
+    status = pfo_loss(&args, &error);
+    Py_END_ALLOW_THREADS
+    if (status == PFO_OK) return results;
+    Py_DECREF(results);
+    return pfo_raise(status, &error);
+}
+
+/* loss(name, inputs, params, grad_losses, wants_grads) */
+static PyObject *loss(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    if (count != 5 || !PyUnicode_Check(args[0]) || !PyDict_Check(args[1]) || !PyDict_Check(args[2])) {
+        PyErr_SetString(PyExc_TypeError, "loss: expected (name, inputs, params, grad_losses, wants_grads)");
+        return NULL;
+    }
+    const pfo_loss_row *row = pfo_loss_find(PyUnicode_AsUTF8(args[0]));
+    if (!row) return PyErr_Format(PyExc_ValueError, "name: no loss is called %R", args[0]);
+    int wants_grads = PyObject_IsTrue(args[4]);
+    if (wants_grads < 0) return NULL;
+    loss_arrays arrays;
+    arrays.bound_count = arrays.input_count = arrays.reward_count = arrays.grad_count = arrays.param_count = 0;
+    PyObject *result = NULL;
+    if (bind_inputs(args[1], args[3], &arrays) == 0 && take_params(args[2], &arrays) == 0) {
+        result = run_loss(row, wants_grads, &arrays);
+    }
+    for (int32_t k = 0; k < arrays.bound_count; k++) pfo_unbind(&arrays.bound[k]);
+    return result;
+}
+
+/* kto_kl(policy or None, ref or None, (sum, count) or None) */
+static PyObject *kto_kl(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    if (count != 3) return PyErr_Format(PyExc_TypeError, "kto_kl: expected 3 arguments, got %zd", count);
+    double state[2];
+    if (args[2] != Py_None && !PyArg_ParseTuple(args[2], "dd", &state[0], &state[1])) return NULL;
+    pfo_bound policy, ref;
+    if (pfo_bind(args[0], "policy_kl_logps", 1, NULL, &policy) < 0) return NULL;
+    if (pfo_bind(args[1], "ref_kl_logps", 1, NULL, &ref) < 0) {
+        pfo_unbind(&policy);
+        return NULL;
+    }
+    pfo_error error;
+    double kl = 0;
+    pfo_status status = pfo_kto_kl(policy.view.dtype != PFO_NONE ? &policy.view : NULL,
+                                   ref.view.dtype != PFO_NONE ? &ref.view : NULL,
+                                   args[2] != Py_None ? state : NULL, &kl, &error);
+    pfo_unbind(&policy);
+    pfo_unbind(&ref);
+    return status == PFO_OK ? PyFloat_FromDouble(kl) : pfo_raise(status, &error);
+}
+
+/* ---- the list -------------------------------------------------------------------------------------------------------- */
+
+/* Appends item (stolen, may be NULL) to list; 0 on success. */
+static int append(PyObject *list, PyObject *item)
+{
+    int status = item ? PyList_Append(list, item) : -1;
+    Py_XDECREF(item);
+    return status;
+}
+
+static PyObject *describe_inputs(const pfo_loss_row *row)
+{
+    static const char *const types[] = {"real", "count", "flag", "scalar", "statistic"};
+    PyObject *list = PyList_New(0);
+    for (int k = 0; list && k < PFO_LOSS_MAX_INPUTS && row->inputs[k].name; k++) {
+        const pfo_loss_input_info *info = &row->inputs[k];
+        PyObject *item = Py_BuildValue("{s:s,s:s,s:N,s:N,s:s}", "name", info->name, "type", types[info->type], "differentiable",
+                                       PyBool_FromLong(info->differentiable), "optional",
+                                       PyBool_FromLong(info->optional), "meaning", info->meaning);
+        if (append(list, item) < 0) Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyObject *describe_params(const pfo_loss_row *row)
+{
+    PyObject *list = PyList_New(0);
+    for (int k = 0; list && k < PFO_LOSS_MAX_PARAMS && row->params[k].name; k++) {
+        const pfo_loss_param_info *info = &row->params[k];
+        PyObject *value = isnan(info->value) ? Py_NewRef(Py_None) : PyFloat_FromDouble(info->value);
+        PyObject *item = Py_BuildValue("{s:s,s:N,s:d,s:N,s:d,s:N,s:s}", "name", info->name, "default", value, "low", info->low,
+                                       "low_open", PyBool_FromLong(info->low_open), "high", info->high, "high_open",
+                                       PyBool_FromLong(info->high_open), "meaning", info->meaning);
+        if (append(list, item) < 0) Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyObject *describe_rewards(const pfo_loss_row *row)
+{
+    int count = 0;
+    while (count < PFO_LOSS_MAX_REWARDS && row->rewards[count].name) count++;
+    PyObject *names = PyTuple_New(count);
+    for (int k = 0; names && k < count; k++) {
+        PyObject *name = PyUnicode_FromString(row->rewards[k].name);
+        if (!name) Py_CLEAR(names);
+        if (names) PyTuple_SET_ITEM(names, k, name);
+    }
+    return names;
+}
+
+static PyObject *describe_row(const pfo_loss_row *row)
+{
+    static const char *const kinds[] = {"pair", "unpaired", "batch", "token", "vocab", "procedure"};
+    static const char *const tokens[] = {"sum", "lengths"};
+    const char *dot = strchr(row->name, '.');
+    PyObject *family = PyUnicode_FromStringAndSize(row->name, dot - row->name);
+    return Py_BuildValue("{s:s,s:N,s:s,s:s,s:s,s:N,s:N,s:N,s:s,s:s,s:s,s:s}", "name", row->name, "family", family, "variant", dot + 1, "kind",
+                         kinds[row->kind], "tokens", tokens[row->tokens], "inputs", describe_inputs(row), "parameters",
+                         describe_params(row), "rewards", describe_rewards(row), "state", row->state, "formula",
+                         row->formula, "kink", row->kink, "source", row->source);
+}
+
+static PyObject *losses(PyObject *module, PyObject *ignored)
+{
+    (void)module;
+    (void)ignored;
+    PyObject *list = PyList_New(0);
+    for (int k = 0; list && k < pfo_loss_count(); k++) {
+        if (append(list, describe_row(pfo_loss_info(k))) < 0) Py_CLEAR(list);
+    }
+    if (!list) return NULL;
+    PyObject *result = PyList_AsTuple(list);
+    Py_DECREF(list);
+    return result;
+}
+
+PyMethodDef pfo_loss_methods[] = {
+    {"loss", (PyCFunction)(void (*)(void))loss, METH_FASTCALL, "One loss of the list; see prefopt.loss."},
+    {"kto_kl", (PyCFunction)(void (*)(void))kto_kl, METH_FASTCALL, "KTO's reference point; see prefopt.kto_kl."},
+    {"losses", losses, METH_NOARGS, "The list of losses, a tuple of dicts; see prefopt.losses."},
+    {NULL, NULL, 0, NULL},
+};
