@@ -1,6 +1,7 @@
 """Builds prefopt._core: every .c file under csrc, one flag list, OpenMP where the compiler has it.
 
-Environment: PREFOPT_OPENMP=0|1 (default: probe), PREFOPT_SANITIZE=address,undefined, PREFOPT_DEBUG=1, PREFOPT_WERROR=1.
+Environment: PREFOPT_OPENMP=0|1 (default: probe), PREFOPT_SANITIZE=address,undefined,
+PREFOPT_DEBUG=1, PREFOPT_WERROR=1.
 """
 
 import os
@@ -14,14 +15,18 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-SOURCES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.c") if "cuda" not in path.parts)
-HEADERS = sorted(
-    str(path.relative_to(ROOT)) for pattern in ("*.h", "*.inc") for path in (ROOT / "csrc").rglob(pattern)
+SOURCES = sorted(
+    str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.c") if "cuda" not in path.parts
 )
-WARNINGS = (
-    "-Wall -Wextra -Wshadow -Wcast-qual -Wcast-align -Wpointer-arith -Wstrict-prototypes -Wswitch-enum "
-    "-Wundef -Wvla -Wwrite-strings -Wformat=2"
-).split()
+HEADERS = sorted(
+    str(path.relative_to(ROOT))
+    for pattern in ("*.h", "*.inc")
+    for path in (ROOT / "csrc").rglob(pattern)
+)
+WARNINGS = [
+    *("-Wall", "-Wextra", "-Wshadow", "-Wcast-qual", "-Wcast-align", "-Wpointer-arith"),
+    *("-Wstrict-prototypes", "-Wswitch-enum", "-Wundef", "-Wvla", "-Wwrite-strings", "-Wformat=2"),
+]
 
 
 def flag(name: str) -> bool:
@@ -32,7 +37,9 @@ def has_openmp(compiler: str) -> bool:
     """Whether a program with -fopenmp compiles and links."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.c"
-        source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+        source.write_text(
+            "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+        )
         command = [*compiler.split(), "-fopenmp", str(source), "-o", str(Path(folder) / "probe")]
         try:
             return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -49,14 +56,22 @@ class BuildExt(build_ext):
             extension.extra_compile_args += ["/O2", "/std:c11", "/experimental:c11atomics"]
             super().build_extensions()
             return
-        compile_args = ["-std=c11", "-O1" if flag("PREFOPT_DEBUG") else "-O3", "-fvisibility=hidden"]
+        compile_args = [
+            "-std=c11",
+            "-O1" if flag("PREFOPT_DEBUG") else "-O3",
+            "-fvisibility=hidden",
+        ]
         compile_args += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
         link_args: list[str] = []
         if flag("PREFOPT_WERROR"):
             compile_args += [*WARNINGS, "-Werror"]
         sanitize = os.environ.get("PREFOPT_SANITIZE", "")
         if sanitize:
-            compile_args += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
+            compile_args += [
+                f"-fsanitize={sanitize}",
+                "-fno-omit-frame-pointer",
+                "-fno-sanitize-recover=all",
+            ]
             link_args += [f"-fsanitize={sanitize}"]
         wanted = os.environ.get("PREFOPT_OPENMP", "auto")
         if wanted != "0":

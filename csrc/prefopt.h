@@ -8,10 +8,11 @@
  *   - Arrays are described by a pfo_view: data pointer, dtype, shape and strides in bytes.  The library never keeps a
  *     pointer after the call, never allocates an output, and reads inputs in place.
  *   - Everything is checked, labels included, before the first write.  On a status other than PFO_OK no output was
- *     touched and the pfo_error (if not NULL) names the argument, what was expected, what came, and the first bad index.
+ *     touched and the pfo_error (if not NULL) names the argument, what was expected, what came, and the first bad
+ *     index.
  *   - Thread safe: any number of threads may call at once as long as their outputs do not overlap.  Work is split over
- *     at most pfo_get_num_threads() OpenMP threads, results are the same bits for any number of them.  In a forked child
- *     the calling thread does all the work.
+ *     at most pfo_get_num_threads() OpenMP threads, results are the same bits for any number of them.  In a forked
+ *     child the calling thread does all the work.
  *   - Kernels run in round-to-nearest with denormals on, whatever the caller's control word; it is restored on return.
  *   - NaN passes through and stays in its row.  -inf logits are legal (probability 0).  A row that holds +inf has
  *     lse = lse2 = max_logit = +inf and no distribution: logps and entropy are NaN, as is its gradient.
@@ -47,22 +48,22 @@ extern "C" {
 
 typedef enum pfo_status {
     PFO_OK = 0,
-    PFO_ERROR_DTYPE = 1,    /* an array has a dtype that the argument does not take */
-    PFO_ERROR_SHAPE = 2,    /* shapes do not agree, or a size is out of range */
-    PFO_ERROR_STRIDE = 3,   /* a stride the kernels cannot walk, or misaligned elements */
-    PFO_ERROR_LABEL = 4,    /* a label is neither ignore_index nor in [0, vocab) */
-    PFO_ERROR_VALUE = 5,    /* a scalar parameter is outside its range or not finite */
-    PFO_ERROR_OVERLAP = 6,  /* an output shares memory with an input or output in a way that is not allowed */
-    PFO_ERROR_MEMORY = 7,   /* no memory for scratch space */
-    PFO_ERROR_ISA = 8,      /* an instruction set that is unknown, not compiled in, or not usable on this CPU */
-    PFO_ERROR_MISSING = 9   /* a required array or parameter is absent */
+    PFO_ERROR_DTYPE = 1,   /* an array has a dtype that the argument does not take */
+    PFO_ERROR_SHAPE = 2,   /* shapes do not agree, or a size is out of range */
+    PFO_ERROR_STRIDE = 3,  /* a stride the kernels cannot walk, or misaligned elements */
+    PFO_ERROR_LABEL = 4,   /* a label is neither ignore_index nor in [0, vocab) */
+    PFO_ERROR_VALUE = 5,   /* a scalar parameter is outside its range or not finite */
+    PFO_ERROR_OVERLAP = 6, /* an output shares memory with an input or output in a way that is not allowed */
+    PFO_ERROR_MEMORY = 7,  /* no memory for scratch space */
+    PFO_ERROR_ISA = 8,     /* an instruction set that is unknown, not compiled in, or not usable on this CPU */
+    PFO_ERROR_MISSING = 9  /* a required array or parameter is absent */
 } pfo_status;
 
 typedef struct pfo_error {
     pfo_status status;
-    char argument[64];  /* name of the offending argument */
-    char message[320];  /* one sentence: argument, expected, got, first bad index */
-    int64_t index;      /* flat index of the first bad element, -1 if none */
+    char argument[64]; /* name of the offending argument */
+    char message[320]; /* one sentence: argument, expected, got, first bad index */
+    int64_t index;     /* flat index of the first bad element, -1 if none */
 } pfo_error;
 
 /* ---- arrays --------------------------------------------------------------------------------------------------- */
@@ -109,15 +110,15 @@ PFO_API int64_t pfo_dtype_size(int32_t dtype); /* bytes, 0 for PFO_NONE and unkn
  * merges them in vocabulary order, so that bits do not depend on who computed which part.  x is already divided by the
  * temperature.  The linear op, a vocabulary split over processes and CUDA stand on this one definition. */
 typedef struct pfo_row_state {
-    double max;          /* m = max_v x[v]; -inf for an empty part */
-    double sum_exp;      /* sum_v exp(x[v] - m) */
-    double sum_x_exp;    /* sum_v (x[v] - m) exp(x[v] - m); 0 where exp is 0 */
-    double sum_exp2;     /* sum_v exp(2 (x[v] - m)) */
-    double sum_x;        /* sum_v x[v] */
-    double target;       /* x[label] if this part holds it; else -inf, and has_target is 0 */
-    int64_t best;        /* global index of the first maximum, -1 for an empty part */
-    int64_t count;       /* vocabulary entries read */
-    int64_t has_target;  /* 1 if target was seen */
+    double max;         /* m = max_v x[v]; -inf for an empty part */
+    double sum_exp;     /* sum_v exp(x[v] - m) */
+    double sum_x_exp;   /* sum_v (x[v] - m) exp(x[v] - m); 0 where exp is 0 */
+    double sum_exp2;    /* sum_v exp(2 (x[v] - m)) */
+    double sum_x;       /* sum_v x[v] */
+    double target;      /* x[label] if this part holds it; else -inf, and has_target is 0 */
+    int64_t best;       /* global index of the first maximum, -1 for an empty part */
+    int64_t count;      /* vocabulary entries read */
+    int64_t has_target; /* 1 if target was seen */
 } pfo_row_state;
 
 /* Statistics of one row, all of x = logits / temperature. */
@@ -149,33 +150,36 @@ typedef struct pfo_token_logps_args {
     int64_t ignore_index;
     double temperature; /* > 0 and finite; x = logits / temperature */
     /* Outputs, each [...] with the leading shape of logits, or pfo_view_none(): f32 (f64 for f64 logits; lse may be f64
-     * always); correct is bool: 1 if label is the first maximum.  Ignored rows get 0.  They may not overlap each other or
-     * an input. */
+     * always); correct is bool: 1 if label is the first maximum.  Ignored rows get 0.  They may not overlap each other
+     * or an input. */
     pfo_view logps, lse, entropy, correct, mean_logit, max_logit, lse2;
 } pfo_token_logps_args;
 
-/* One read of the logits.  Float32 arithmetic with a running max, sums carried in double between blocks (float64 logits:
- * double throughout).  Returns PFO_OK or any of DTYPE, SHAPE, STRIDE, LABEL, VALUE, OVERLAP, MEMORY, ISA, MISSING. */
+/* One read of the logits.  Float32 arithmetic with a running max, sums carried in double between blocks (float64
+ * logits: double throughout).  Returns PFO_OK or any of DTYPE, SHAPE, STRIDE, LABEL, VALUE, OVERLAP, MEMORY, ISA,
+ * MISSING. */
 PFO_API pfo_token_logps_args pfo_token_logps_args_default(void);
 PFO_API pfo_status pfo_token_logps(const pfo_token_logps_args *args, pfo_error *error);
 
 typedef struct pfo_token_logps_grad_args {
     pfo_view logits, labels; /* as in pfo_token_logps */
-    pfo_view lse;            /* [...] f32|f64: the lse that pfo_token_logps returned; f64 is exact to the last bit of p */
-    pfo_view logps;          /* [...] f32|f64, optional: the logps it returned.  A float32 lse of 12 carries a rounding of
+    pfo_view lse;     /* [...] f32|f64: the lse that pfo_token_logps returned; f64 is exact to the last bit of p */
+    pfo_view logps;   /* [...] f32|f64, optional: the logps it returned.  A float32 lse of 12 carries a rounding of
                                 5e-7 that every p of the row inherits; logits[label] - logps is the same number and more
                                 exact where |logps| < |lse|, and is then taken instead. */
-    pfo_view entropy;        /* [...] the entropy it returned; needed with grad_entropy only */
+    pfo_view entropy; /* [...] the entropy it returned; needed with grad_entropy only */
     /* d loss / d output, each [...] f32|f64 or pfo_view_none(); at least one is present. */
     pfo_view grad_logps, grad_entropy, grad_lse;
     int64_t ignore_index;
     double temperature;
-    pfo_view out; /* [..., V], dtype of logits, last axis contiguous; logits itself is allowed (in place), partial overlap
+    pfo_view
+        out; /* [..., V], dtype of logits, last axis contiguous; logits itself is allowed (in place), partial overlap
                      is not; strides may not be 0 or make elements overlap */
 } pfo_token_logps_grad_args;
 
-/* out[r, v] = ((grad_lse - grad_logps) p_v - grad_entropy p_v (log p_v + entropy) + grad_logps [v == label]) / temperature
- * with p_v = exp(x_v - lse).  Ignored rows become 0.  -inf logits get 0; a row with an infinite or NaN lse becomes NaN. */
+/* out[r, v] = ((grad_lse - grad_logps) p_v - grad_entropy p_v (log p_v + entropy) + grad_logps [v == label]) /
+ * temperature with p_v = exp(x_v - lse).  Ignored rows become 0.  -inf logits get 0; a row with an infinite or NaN lse
+ * becomes NaN. */
 PFO_API pfo_token_logps_grad_args pfo_token_logps_grad_args_default(void);
 PFO_API pfo_status pfo_token_logps_grad(const pfo_token_logps_grad_args *args, pfo_error *error);
 
@@ -194,8 +198,8 @@ typedef struct pfo_sequence_logps_args {
  * there do not matter. */
 PFO_API pfo_status pfo_sequence_logps(const pfo_sequence_logps_args *args, pfo_error *error);
 
-/* The transpose: grad_logps[b, t] = grad_out[b] mask[b, t] / divisor[b].  args->logps is the OUTPUT (same shape rules, no
- * zero strides), args->out the input grad_out. */
+/* The transpose: grad_logps[b, t] = grad_out[b] mask[b, t] / divisor[b].  args->logps is the OUTPUT (same shape rules,
+ * no zero strides), args->out the input grad_out. */
 PFO_API pfo_status pfo_sequence_logps_grad(const pfo_sequence_logps_args *args, pfo_error *error);
 
 /* ---- threads and instruction sets ------------------------------------------------------------------------------- */
@@ -212,8 +216,8 @@ PFO_API int pfo_isa_usable(int row); /* compiled in and supported by this CPU */
 PFO_API pfo_status pfo_set_isa(const char *name, pfo_error *error);
 PFO_API pfo_status pfo_current_isa(const char **name, pfo_error *error);
 
-/* out[i] = exp(in[i]) or log(in[i]) through the current row: the kernels' own functions, for tests.  1-D contiguous, f32
- * or f64 (log: f64 only), out may be in. */
+/* out[i] = exp(in[i]) or log(in[i]) through the current row: the kernels' own functions, for tests.  1-D contiguous,
+ * f32 or f64 (log: f64 only), out may be in. */
 PFO_API pfo_status pfo_vmath_exp(const pfo_view *in, const pfo_view *out, pfo_error *error);
 PFO_API pfo_status pfo_vmath_log(const pfo_view *in, const pfo_view *out, pfo_error *error);
 

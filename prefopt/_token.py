@@ -1,6 +1,8 @@
-"""Token log-probabilities from logits, their gradient, and sequence reductions: NumPy in, NumPy out.
+"""Token log-probabilities from logits, their gradient, and sequence reductions: NumPy in, NumPy
+out.
 
-Source of the formulas: arXiv 2305.18290 (DPO), whose objective needs log pi(y_t | x, y_<t) summed over an answer.
+Source of the formulas: arXiv 2305.18290 (DPO), whose objective needs log pi(y_t | x, y_<t) summed
+over an answer.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ __all__ = ["RowState", "TokenLogps", "sequence_logps", "token_logps", "token_log
 
 
 class TokenLogps(NamedTuple):
-    """Statistics of each row of ``x = logits / temperature``; every array is [...] or None if not asked for.
+    """Statistics of each row of ``x = logits / temperature``; every array is [...] or None if not
+    asked for.
 
     float32, or float64 for float64 logits; ``correct`` is bool. Ignored rows hold 0.
     """
@@ -47,39 +50,41 @@ def token_logps(
     temperature: float = 1.0,
     stats: Sequence[str] = (),
 ) -> TokenLogps:
-    """Log-probability of each label under softmax(logits / temperature), from one read of the logits.
+    """Log-probability of each label under softmax(logits / temperature), in one read of the logits.
 
     Parameters
     ----------
     logits : [..., V] float16, bfloat16, float32 or float64
-        Any strides, the last axis contiguous; read in place, also read-only and memory-mapped. NumPy arrays, the buffer
-        protocol and DLPack on the CPU. bfloat16 comes as ``ml_dtypes.bfloat16``, through DLPack, or as uint16 with
-        ``dtype="bfloat16"``.
+        Any strides, the last axis contiguous; read in place, also read-only and memory-mapped.
+        NumPy arrays, the buffer protocol and DLPack on the CPU. bfloat16 comes as
+        ``ml_dtypes.bfloat16``, through DLPack, or as uint16 with ``dtype="bfloat16"``.
     labels : [...] of any integer type
         Aligned with logits (nothing is shifted): ``ignore_index``, or 0 <= label < V.
-    dtype : what the bits of ``logits`` are, where their own dtype does not say ("bfloat16" for uint16).
+    dtype : what the bits of ``logits`` are where their own dtype does not say ("bfloat16").
     ignore_index : rows with this label are not read; all their results are 0.
     temperature : finite, > 0.
     stats : names out of "entropy", "correct", "mean_logit", "max_logit", "lse2" to return as well.
 
     Returns
     -------
-    TokenLogps of float32 arrays (float64 for float64 logits), computed from the exact input values: bfloat16 and float16
-    logits give float32 results that are not rounded to their dtype.
+    TokenLogps of float32 arrays (float64 for float64 logits), computed from the exact input values:
+    bfloat16 and float16 logits give float32 results that are not rounded to their dtype.
 
     Raises
     ------
     TypeError, ValueError
-        Naming the argument, what was expected, what came and the first bad index; nothing has been computed then.
+        Naming the argument, what was expected, what came and the first bad index; nothing has been
+        computed then.
 
     Notes
     -----
-    -inf logits have probability 0. A row of -inf has lse, lse2, max_logit, mean_logit -inf, logps and entropy NaN and
-    correct False. NaN makes every statistic of its row NaN and correct False. A row with +inf has lse, lse2, max_logit
-    +inf, logps and entropy NaN.
+    -inf logits have probability 0. A row of -inf has lse, lse2, max_logit, mean_logit -inf, logps
+    and entropy NaN and correct False. NaN makes every statistic of its row NaN and correct False. A
+    row with +inf has lse, lse2, max_logit +inf, logps and entropy NaN.
     """
     return tuple.__new__(
-        TokenLogps, _core.token_logps(logits, labels, dtype, ignore_index, temperature, stats, False)
+        TokenLogps,
+        _core.token_logps(logits, labels, dtype, ignore_index, temperature, stats, False),
     )
 
 
@@ -98,27 +103,31 @@ def token_logps_grad(
     temperature: float = 1.0,
     out: Any = None,
 ) -> Array:
-    """Gradient of a loss with respect to logits, given its gradients with respect to the results of `token_logps`.
+    """Gradient of a loss with respect to logits, from its gradients with respect to their results.
 
     With x = logits / temperature, p = softmax(x), H the entropy and y the label::
 
-        out[v] = ((grad_lse - grad_logps) p[v] - grad_entropy p[v] (log p[v] + H) + grad_logps [v == y]) / temperature
+        out[v] = ((grad_lse - grad_logps) p[v] - grad_entropy p[v] (log p[v] + H)
+                  + grad_logps [v == y]) / temperature
 
     Parameters
     ----------
     logits, labels, dtype, ignore_index, temperature : as given to `token_logps`.
     lse : [...] float32 or float64, its result.
-    grad_logps, grad_entropy, grad_lse : [...] float32 or float64, at least one; d loss / d result of that name.
+    grad_logps, grad_entropy, grad_lse : [...] float32 or float64, at least one of them
+        d loss / d result of that name.
     entropy : [...] the forward's entropy; needed with grad_entropy.
-    logps : [...] the forward's logps, optional and worth giving: a float32 lse near 12 carries a rounding of 5e-7 that
-        every probability of its row inherits; ``logits[label] - logps`` is the same number, more exact where
-        |logps| < |lse|.
-    out : [..., V] array of logits' dtype to write into, ``logits`` itself included (in place: half the memory traffic and
-        no page faults). It may not share memory with an input in any other way. None allocates.
+    logps : [...] the forward's logps, optional and worth giving
+        A float32 lse near 12 carries a rounding of 5e-7 that every probability of its row
+        inherits; ``logits[label] - logps`` is the same number, more exact where |logps| < |lse|.
+    out : [..., V] array of logits' dtype to write into, ``logits`` itself included
+        In place there is half the memory traffic and no page fault. It may not share memory with
+        an input in any other way. None allocates.
 
     Returns
     -------
-    out : [..., V] in the dtype of logits. Ignored rows are 0, -inf logits get 0, rows whose lse is not finite are NaN.
+    out : [..., V] in the dtype of logits. Ignored rows are 0, -inf logits get 0, rows whose lse is
+    not finite are NaN.
 
     Raises
     ------
@@ -126,7 +135,18 @@ def token_logps_grad(
         Naming the argument; nothing has been written then.
     """
     return _core.token_logps_grad(
-        logits, labels, lse, grad_logps, grad_entropy, grad_lse, entropy, logps, dtype, ignore_index, temperature, out
+        logits,
+        labels,
+        lse,
+        grad_logps,
+        grad_entropy,
+        grad_lse,
+        entropy,
+        logps,
+        dtype,
+        ignore_index,
+        temperature,
+        out,
     )
 
 
@@ -138,16 +158,19 @@ def sequence_logps(
     average: bool = False,
     normalizer: Any = None,
 ) -> Array:
-    """Sum (or average) token log-probs over each sequence, accumulated in double.
+    """Sum (or average) of token log-probs over each sequence, accumulated in double.
 
     Parameters
     ----------
-    logps : [B, T], or packed [N] with ``cu_seqlens``; float32 or float64, any strides.
-    mask : of the same shape, bool or float weights; None counts every position (pass ``labels != ignore_index``).
-        Positions of weight 0 are not used: NaN or inf there does not matter.
-    cu_seqlens : [B + 1] int32 or int64 offsets from 0 to N, never falling (the layout of flash-attention's varlen calls).
+    logps : [B, T], or packed [N] with ``cu_seqlens``; float32 or float64, any strides
+    mask : of the same shape, bool or float weights
+        None counts every position (pass ``labels != ignore_index``). Positions of weight 0 are not
+        used: NaN or inf there does not matter.
+    cu_seqlens : [B + 1] int32 or int64 offsets from 0 to N, never falling
+        The layout of flash-attention's varlen calls.
     average : divide by the sum of the mask; an empty sequence gives 0.
-    normalizer : [B] float, > 0, with ``average``: divide by this instead (global lengths of a split sequence).
+    normalizer : [B] float32 or float64, > 0, with ``average``
+        Divide by this instead (global lengths of a split sequence).
 
     Returns
     -------
@@ -164,8 +187,9 @@ def sequence_logps(
 class RowState(NamedTuple):
     """What is known of one row of x = logits / temperature after a part of its vocabulary was read.
 
-    Parts are read by `RowState.read`, joined in vocabulary order by `merge` (any grouping) and turned into statistics by
-    `finish`: how a vocabulary split over processes gives the numbers of one process. All fields are float64 or int.
+    Parts are read by `RowState.read`, joined in vocabulary order by `merge` (any grouping) and
+    turned into statistics by `finish`: how a vocabulary split over processes gives the numbers of
+    one process. All fields are float64 or int.
     """
 
     max: float
@@ -202,7 +226,10 @@ class RowState(NamedTuple):
         temperature: float = 1.0,
         dtype: str | None = None,
     ) -> RowState:
-        """State of ``logits`` [count], whose first entry has vocabulary index ``first_vocab``; ``label`` is a global id."""
+        """State of ``logits`` [count], whose first entry has vocabulary index ``first_vocab``.
+
+        ``label`` is a global id; it counts as seen if it falls inside this part.
+        """
         return cls._make(_core.row_state_read(logits, dtype, first_vocab, label, temperature))
 
     def merge(self, later: RowState) -> RowState:

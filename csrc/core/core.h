@@ -34,9 +34,9 @@ PFO_INLINE int64_t pfo_mul_size(int64_t a, int64_t b)
 }
 
 /* Runs body(context, begin, end) over [0, items) in pieces of `grain` items on up to pfo_get_num_threads() threads.
- * work is the total cost in logits elements: small jobs stay on the calling thread.  Pieces are cut by grain alone, so a
- * body that writes only what belongs to its items gives the same bits for any number of threads.  Every thread that runs
- * body has the floating-point control word at its default; the caller's is restored. */
+ * work is the total cost in logits elements: small jobs stay on the calling thread.  Pieces are cut by grain alone, so
+ * a body that writes only what belongs to its items gives the same bits for any number of threads.  Every thread that
+ * runs body has the floating-point control word at its default; the caller's is restored. */
 typedef void (*pfo_body)(void *context, int64_t begin, int64_t end);
 void pfo_parallel_for(int64_t items, int64_t grain, double work, pfo_body body, void *context);
 

@@ -7,10 +7,10 @@ static const struct {
     const char *name;
     int64_t size;
 } dtype_facts[] = {
-    [PFO_NONE] = {"none", 0},    [PFO_F16] = {"float16", 2}, [PFO_BF16] = {"bfloat16", 2}, [PFO_F32] = {"float32", 4},
-    [PFO_F64] = {"float64", 8},  [PFO_I8] = {"int8", 1},     [PFO_I16] = {"int16", 2},     [PFO_I32] = {"int32", 4},
-    [PFO_I64] = {"int64", 8},    [PFO_U8] = {"uint8", 1},    [PFO_U16] = {"uint16", 2},    [PFO_U32] = {"uint32", 4},
-    [PFO_U64] = {"uint64", 8},   [PFO_BOOL] = {"bool", 1},
+    [PFO_NONE] = {"none", 0},   [PFO_F16] = {"float16", 2}, [PFO_BF16] = {"bfloat16", 2}, [PFO_F32] = {"float32", 4},
+    [PFO_F64] = {"float64", 8}, [PFO_I8] = {"int8", 1},     [PFO_I16] = {"int16", 2},     [PFO_I32] = {"int32", 4},
+    [PFO_I64] = {"int64", 8},   [PFO_U8] = {"uint8", 1},    [PFO_U16] = {"uint16", 2},    [PFO_U32] = {"uint32", 4},
+    [PFO_U64] = {"uint64", 8},  [PFO_BOOL] = {"bool", 1},
 };
 
 const char *pfo_dtype_name(int32_t dtype)
@@ -34,10 +34,7 @@ int pfo_logit_index_of(int32_t dtype)
     return -1;
 }
 
-int pfo_is_int(int32_t dtype)
-{
-    return dtype >= PFO_I8 && dtype <= PFO_U64;
-}
+int pfo_is_int(int32_t dtype) { return dtype >= PFO_I8 && dtype <= PFO_U64; }
 
 float pfo_bf16_to_f32(uint16_t bits)
 {
@@ -114,8 +111,14 @@ void pfo_write_float(char *address, int32_t dtype, double value)
     float single = (float)value;
     uint16_t half;
     switch (dtype) {
-    case PFO_F16: half = pfo_f32_to_f16(single); memcpy(address, &half, 2); break;
-    case PFO_BF16: half = pfo_f32_to_bf16(single); memcpy(address, &half, 2); break;
+    case PFO_F16:
+        half = pfo_f32_to_f16(single);
+        memcpy(address, &half, 2);
+        break;
+    case PFO_BF16:
+        half = pfo_f32_to_bf16(single);
+        memcpy(address, &half, 2);
+        break;
     case PFO_F32: memcpy(address, &single, 4); break;
     default: memcpy(address, &value, 8); break;
     }
@@ -129,10 +132,26 @@ int64_t pfo_read_int(const char *address, int32_t dtype, int *fits)
     switch (dtype) {
     case PFO_I8: return *(const int8_t *)address;
     case PFO_U8: return *(const uint8_t *)address;
-    case PFO_I16: { int16_t value; memcpy(&value, address, 2); return value; }
-    case PFO_U16: { uint16_t value; memcpy(&value, address, 2); return value; }
-    case PFO_I32: { int32_t value; memcpy(&value, address, 4); return value; }
-    case PFO_U32: { uint32_t value; memcpy(&value, address, 4); return value; }
+    case PFO_I16: {
+        int16_t value;
+        memcpy(&value, address, 2);
+        return value;
+    }
+    case PFO_U16: {
+        uint16_t value;
+        memcpy(&value, address, 2);
+        return value;
+    }
+    case PFO_I32: {
+        int32_t value;
+        memcpy(&value, address, 4);
+        return value;
+    }
+    case PFO_U32: {
+        uint32_t value;
+        memcpy(&value, address, 4);
+        return value;
+    }
     case PFO_U64:
         memcpy(&unsigned_wide, address, 8);
         *fits = unsigned_wide <= (uint64_t)INT64_MAX;

@@ -47,7 +47,7 @@ enum pfo_logit_index {
 #define PFO_ROW(stem, id) PFO_LOGIT_##stem,
     PFO_LOGIT_DTYPES(PFO_ROW)
 #undef PFO_ROW
-        PFO_LOGIT_COUNT
+    PFO_LOGIT_COUNT
 };
 
 /* Position in PFO_LOGIT_DTYPES, -1 if dtype is not a logit dtype. */

@@ -38,14 +38,8 @@ void pfo_fpenv_leave(pfo_fpenv saved)
 
 #else
 
-pfo_fpenv pfo_fpenv_enter(void)
-{
-    return 0;
-}
+pfo_fpenv pfo_fpenv_enter(void) { return 0; }
 
-void pfo_fpenv_leave(pfo_fpenv saved)
-{
-    (void)saved;
-}
+void pfo_fpenv_leave(pfo_fpenv saved) { (void)saved; }
 
 #endif

@@ -1,7 +1,7 @@
 /* The row state: merge and finish.
  *
- * libm's exp and log differ between C libraries in the last bit; results here must not, so this file has its own (fma is
- * exact everywhere).  exp is the double polynomial of simd/vmath.h.  log is the method of fdlibm's e_log.c: with
+ * libm's exp and log differ between C libraries in the last bit; results here must not, so this file has its own (fma
+ * is exact everywhere).  exp is the double polynomial of simd/vmath.h.  log is the method of fdlibm's e_log.c: with
  * x = 2^k (1 + f), s = f / (2 + f):  log(1 + f) = f - f^2/2 + s (f^2/2 + R(s^2)). */
 #include "row_state.h"
 
@@ -11,9 +11,18 @@
 double pfo_exp_f64(double x)
 {
     static const double coefficients[] = {
-        0x1.ad7f6f0e24922p-25, 0x1.28ad72cd4ab37p-21, 0x1.71df255235e0bp-18, 0x1.a0199a0c66195p-15,
-        0x1.a01a012a57b5ep-12, 0x1.6c16c1842a126p-9,  0x1.1111111127be5p-6,  0x1.555555555087cp-4,
-        0x1.55555555554fap-2,  0x1.000000000000ap+0,  2.0,                   2.0,
+        0x1.ad7f6f0e24922p-25,
+        0x1.28ad72cd4ab37p-21,
+        0x1.71df255235e0bp-18,
+        0x1.a0199a0c66195p-15,
+        0x1.a01a012a57b5ep-12,
+        0x1.6c16c1842a126p-9,
+        0x1.1111111127be5p-6,
+        0x1.555555555087cp-4,
+        0x1.55555555554fap-2,
+        0x1.000000000000ap+0,
+        2.0,
+        2.0,
     };
     const double magic = 0x1.8p52 + 1022.0;
     if (x < -708.4) x = -708.4;
@@ -54,8 +63,9 @@ double pfo_log_f64(double x)
     double z = s * s;
     double w = z * z;
     double odd = w * fma(w, fma(w, 1.531383769920937332e-01, 2.222219843214978396e-01), 3.999999999940941908e-01);
-    double even = z * fma(w, fma(w, fma(w, 1.479819860511658591e-01, 1.818357216161805012e-01), 2.857142874366239149e-01),
-                          6.666666666666735130e-01);
+    double even =
+        z * fma(w, fma(w, fma(w, 1.479819860511658591e-01, 1.818357216161805012e-01), 2.857142874366239149e-01),
+                6.666666666666735130e-01);
     double half_square = 0.5 * f * f;
     double correction = fma(s, half_square + (odd + even), (double)k * 1.90821492927058770002e-10);
     return (double)k * 6.93147180369123816490e-01 - ((half_square - correction) - f);

@@ -29,15 +29,9 @@ static atomic_int in_forked_child;
 #define PFO_SERIAL_WORK 40000.0
 
 #if !defined(_WIN32)
-static void mark_child(void)
-{
-    atomic_store(&in_forked_child, 1);
-}
+static void mark_child(void) { atomic_store(&in_forked_child, 1); }
 
-__attribute__((constructor)) static void watch_fork(void)
-{
-    pthread_atfork(NULL, NULL, mark_child);
-}
+__attribute__((constructor)) static void watch_fork(void) { pthread_atfork(NULL, NULL, mark_child); }
 #endif
 
 static int default_threads(void)

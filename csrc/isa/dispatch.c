@@ -51,7 +51,9 @@ static const struct {
     PFO_ISA_LIST(PFO_ROW)
 #undef PFO_ROW
 };
-enum { ROW_COUNT = sizeof rows / sizeof rows[0] };
+enum {
+    ROW_COUNT = sizeof rows / sizeof rows[0]
+};
 
 #if defined(_MSC_VER)
 static __declspec(thread) int forced_row = -1;
@@ -60,15 +62,9 @@ static _Thread_local int forced_row = -1;
 #endif
 static atomic_int default_row = -1; /* decided at the first kernel call */
 
-int pfo_isa_count(void)
-{
-    return ROW_COUNT;
-}
+int pfo_isa_count(void) { return ROW_COUNT; }
 
-const char *pfo_isa_name(int row)
-{
-    return row >= 0 && row < ROW_COUNT ? rows[row].name : NULL;
-}
+const char *pfo_isa_name(int row) { return row >= 0 && row < ROW_COUNT ? rows[row].name : NULL; }
 
 int pfo_isa_usable(int row)
 {

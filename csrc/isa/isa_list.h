@@ -15,10 +15,10 @@
 #define PFO_HAVE_NEON 0
 #endif
 
-#define PFO_ISA_LIST(X)                                    \
-    X(scalar, 1, 1)                                        \
-    X(avx2, PFO_HAVE_X86, pfo_cpu_has_avx2())              \
-    X(avx512, PFO_HAVE_X86, pfo_cpu_has_avx512())          \
+#define PFO_ISA_LIST(X)                           \
+    X(scalar, 1, 1)                               \
+    X(avx2, PFO_HAVE_X86, pfo_cpu_has_avx2())     \
+    X(avx512, PFO_HAVE_X86, pfo_cpu_has_avx512()) \
     X(neon, PFO_HAVE_NEON, PFO_HAVE_NEON)
 
 /* The kernels of the row in force for this thread, or a filled error record and NULL. */

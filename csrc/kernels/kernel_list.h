@@ -18,17 +18,17 @@ enum pfo_fold_level {
 
 /* d loss / d logits of one row: out = p (a + b log p), p = exp((x - lse) / temperature). */
 typedef struct pfo_grad_row {
-    double lse;             /* of the scaled logits */
-    double temperature;     /* > 0 */
+    double lse;         /* of the scaled logits */
+    double temperature; /* > 0 */
     double a, b;
 } pfo_grad_row;
 
-#define PFO_DTYPE_KERNELS(X)                                                                                          \
-    X(fold_row, (const void *row, int64_t count, int level, double inv_temperature, pfo_row_state *state))            \
+#define PFO_DTYPE_KERNELS(X)                                                                               \
+    X(fold_row, (const void *row, int64_t count, int level, double inv_temperature, pfo_row_state *state)) \
     X(grad_row, (const void *row, void *out, int64_t count, const pfo_grad_row *coefficients))
 
-#define PFO_PLAIN_KERNELS(X)                                       \
-    X(exp_f32, (const float *in, float *out, int64_t count))       \
+#define PFO_PLAIN_KERNELS(X)                                 \
+    X(exp_f32, (const float *in, float *out, int64_t count)) \
     X(exp_f64, (const double *in, double *out, int64_t count))
 
 typedef struct pfo_kernels {

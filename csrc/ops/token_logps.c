@@ -8,7 +8,9 @@
 #include "../isa/isa_list.h"
 #include "views.h"
 
-enum { OUTPUT_COUNT = 7 };
+enum {
+    OUTPUT_COUNT = 7
+};
 
 typedef struct job {
     pfo_walk logits, labels, outputs[OUTPUT_COUNT];
@@ -35,7 +37,7 @@ pfo_token_logps_args pfo_token_logps_args_default(void)
 
 static void write_row(const job *j, int64_t row, const pfo_row_stats *stats, int64_t label)
 {
-    const double values[OUTPUT_COUNT] = {stats->logp, stats->lse,       stats->entropy, 0.0,
+    const double values[OUTPUT_COUNT] = {stats->logp,       stats->lse,       stats->entropy, 0.0,
                                          stats->mean_logit, stats->max_logit, stats->lse2};
     for (int k = 0; k < OUTPUT_COUNT; k++) {
         if (!j->views[k]) continue;
@@ -80,7 +82,8 @@ static void rows_body(void *context, int64_t begin, int64_t end)
             continue;
         }
         pfo_row_state state;
-        j->kernels->fold_row[j->logit_index](pfo_walk_at(&j->logits, row), j->vocab, j->level, j->inv_temperature, &state);
+        j->kernels->fold_row[j->logit_index](pfo_walk_at(&j->logits, row), j->vocab, j->level, j->inv_temperature,
+                                             &state);
         finish_row(j, row, label, &state);
     }
 }
@@ -202,7 +205,8 @@ pfo_status pfo_row_state_read(pfo_row_state *state, const pfo_view *logits, int6
     if (status == PFO_OK) status = pfo_check_logits(logits, "logits", error);
     if (status != PFO_OK) return status;
     if (logits->ndim != 1)
-        return pfo_fail(error, PFO_ERROR_SHAPE, "logits", -1, "expected one row [vocab], got %d axes", (int)logits->ndim);
+        return pfo_fail(error, PFO_ERROR_SHAPE, "logits", -1, "expected one row [vocab], got %d axes",
+                        (int)logits->ndim);
     const int64_t count = logits->shape[0];
     if (first_vocab < 0 || first_vocab > INT64_MAX - count)
         return pfo_fail(error, PFO_ERROR_VALUE, "first_vocab", -1, "expected a vocabulary index >= 0, got %lld",

@@ -8,7 +8,15 @@
 #include "views.h"
 
 /* The [...] inputs, in the order of the arguments below. */
-enum { LSE, LOGPS, ENTROPY, GRAD_LOGPS, GRAD_ENTROPY, GRAD_LSE, VECTOR_COUNT };
+enum {
+    LSE,
+    LOGPS,
+    ENTROPY,
+    GRAD_LOGPS,
+    GRAD_ENTROPY,
+    GRAD_LSE,
+    VECTOR_COUNT
+};
 static const char *const vector_names[VECTOR_COUNT] = {"lse",        "logps",        "entropy",
                                                        "grad_logps", "grad_entropy", "grad_lse"};
 
@@ -67,7 +75,8 @@ static void grad_one(const job *j, int64_t row, int64_t label)
     pfo_grad_row row_coefficients;
     row_coefficients.lse = lse;
     row_coefficients.temperature = j->temperature;
-    /* The entropy term only where it is asked for: a grad_entropy of 0 with an entropy of NaN must not poison the row. */
+    /* The entropy term only where it is asked for: a grad_entropy of 0 with an entropy of NaN must not poison the row.
+     * */
     double entropy_term = grad_entropy == 0.0 ? 0.0 : grad_entropy * vector_at(j, ENTROPY, row);
     row_coefficients.a = (vector_at(j, GRAD_LSE, row) - grad_logps - entropy_term) / j->temperature;
     row_coefficients.b = -grad_entropy / j->temperature;
@@ -99,7 +108,8 @@ static pfo_status check_out(const pfo_token_logps_grad_args *args, const pfo_vie
     if (status == PFO_OK) status = pfo_check_dtype_is(out, "out", logits->dtype, error);
     if (status == PFO_OK) status = pfo_check_leading(out, "out", logits, 0, "logits", error);
     if (status == PFO_OK) status = pfo_check_writable_strides(out, "out", error);
-    if (status == PFO_OK && !pfo_same_view(out, logits)) status = pfo_check_disjoint(out, "out", logits, "logits", error);
+    if (status == PFO_OK && !pfo_same_view(out, logits))
+        status = pfo_check_disjoint(out, "out", logits, "logits", error);
     if (status == PFO_OK) status = pfo_check_disjoint(out, "out", &args->labels, "labels", error);
     for (int k = 0; status == PFO_OK && k < VECTOR_COUNT; k++)
         status = pfo_check_disjoint(out, "out", vectors[k], vector_names[k], error);
@@ -112,14 +122,16 @@ static pfo_status check_vectors(const pfo_token_logps_grad_args *args, const pfo
     for (int k = 0; status == PFO_OK && k < VECTOR_COUNT; k++) {
         if (!pfo_present(vectors[k]) && k != LSE) continue;
         status = pfo_check_array(vectors[k], vector_names[k], PFO_SET_FLOAT, error);
-        if (status == PFO_OK) status = pfo_check_leading(vectors[k], vector_names[k], &args->logits, 1, "logits", error);
+        if (status == PFO_OK)
+            status = pfo_check_leading(vectors[k], vector_names[k], &args->logits, 1, "logits", error);
     }
     if (status != PFO_OK) return status;
     if (!pfo_present(&args->grad_logps) && !pfo_present(&args->grad_entropy) && !pfo_present(&args->grad_lse))
         return pfo_fail(error, PFO_ERROR_MISSING, "grad_logps", -1,
                         "expected at least one of grad_logps, grad_entropy and grad_lse, got none");
     if (pfo_present(&args->grad_entropy) && !pfo_present(&args->entropy))
-        return pfo_fail(error, PFO_ERROR_MISSING, "entropy", -1, "expected the forward's entropy with grad_entropy, got none");
+        return pfo_fail(error, PFO_ERROR_MISSING, "entropy", -1,
+                        "expected the forward's entropy with grad_entropy, got none");
     return PFO_OK;
 }
 

@@ -254,11 +254,12 @@ pfo_status pfo_check_logits(const pfo_view *logits, const char *name, pfo_error 
 {
     pfo_status status = pfo_check_array(logits, name, PFO_SET_LOGITS, error);
     if (status != PFO_OK) return status;
-    if (logits->ndim < 1)
-        return pfo_fail(error, PFO_ERROR_SHAPE, name, -1, "expected [..., vocab], got a scalar");
+    if (logits->ndim < 1) return pfo_fail(error, PFO_ERROR_SHAPE, name, -1, "expected [..., vocab], got a scalar");
     int32_t last = logits->ndim - 1;
-    if (logits->shape[last] < 1) return pfo_fail(error, PFO_ERROR_SHAPE, name, -1, "expected a vocabulary of 1 or more, got 0");
-    if (logits->shape[last] > 1 && logits->strides_bytes[last] != pfo_dtype_size(logits->dtype))
+    if (logits->shape[last] < 1)
+        return pfo_fail(error, PFO_ERROR_SHAPE, name, -1, "expected a vocabulary of 1 or more, got 0");
+    if (logits->shape[last] > 1 && pfo_leading_size(logits, 1) > 0 && /* strides of no rows mean nothing */
+        logits->strides_bytes[last] != pfo_dtype_size(logits->dtype))
         return pfo_fail(error, PFO_ERROR_STRIDE, name, -1, "expected a contiguous last axis, got a step of %lld bytes",
                         (long long)logits->strides_bytes[last]);
     return PFO_OK;

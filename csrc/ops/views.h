@@ -22,10 +22,7 @@ PFO_INLINE char *pfo_walk_at(const pfo_walk *walk, int64_t index)
     return pfo_walk_slow(walk, index);
 }
 
-PFO_INLINE int pfo_present(const pfo_view *view)
-{
-    return view->dtype != PFO_NONE;
-}
+PFO_INLINE int pfo_present(const pfo_view *view) { return view->dtype != PFO_NONE; }
 
 /* Number of elements of the axes before `trailing`, -1 on overflow. */
 int64_t pfo_leading_size(const pfo_view *view, int32_t trailing);
@@ -35,7 +32,7 @@ enum pfo_dtype_set {
     PFO_SET_FLOAT = 1 << 1,   /* f32 f64 */
     PFO_SET_INTEGER = 1 << 2, /* i8 .. u64 */
     PFO_SET_BOOL = 1 << 3,
-    PFO_SET_INDEX = 1 << 4    /* i32 i64 */
+    PFO_SET_INDEX = 1 << 4 /* i32 i64 */
 };
 
 /* Present, dtype in the set, ndim in range, no negative size, elements aligned, total size in bytes representable. */
@@ -53,8 +50,8 @@ pfo_status pfo_check_disjoint(const pfo_view *out, const char *name, const pfo_v
 int pfo_same_view(const pfo_view *a, const pfo_view *b);
 pfo_status pfo_check_positive(double value, const char *name, pfo_error *error);
 
-/* Logits [..., V] and labels [...]: all that every op over logits checks, labels included.  *live gets the number of rows
- * that are not ignored. */
+/* Logits [..., V] and labels [...]: all that every op over logits checks, labels included.  *live gets the number of
+ * rows that are not ignored. */
 pfo_status pfo_check_logits(const pfo_view *logits, const char *name, pfo_error *error);
 pfo_status pfo_check_labels(const pfo_view *labels, const pfo_view *logits, int64_t ignore_index, int64_t *live,
                             pfo_error *error);

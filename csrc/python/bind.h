@@ -22,8 +22,9 @@ typedef struct pfo_bound {
 } pfo_bound;
 
 /* bind_array.c: any argument to a view.  Accepts ndarrays (np.memmap included; masked arrays, np.matrix, object and
- * big-endian arrays are refused), the buffer protocol, DLPack objects and capsules on the CPU.  dtype: None or a name that
- * reinterprets ("bfloat16" for uint16).  None binds an absent array if optional.  0 on success, -1 with an exception. */
+ * big-endian arrays are refused), the buffer protocol, DLPack objects and capsules on the CPU.  dtype: None or a name
+ * that reinterprets ("bfloat16" for uint16).  None binds an absent array if optional.  0 on success, -1 with an
+ * exception. */
 int pfo_bind(PyObject *object, const char *name, int optional, PyObject *dtype, pfo_bound *bound);
 /* The same for an output argument: also checks that it is writable. */
 int pfo_bind_out(PyObject *object, const char *name, PyObject *dtype, pfo_bound *bound);
@@ -40,8 +41,8 @@ PyObject *pfo_raise(pfo_status status, const pfo_error *error);
 int pfo_take_double(PyObject *object, const char *name, double *value);
 int pfo_take_int64(PyObject *object, const char *name, int64_t *value);
 
-/* module.c: puts the context's ISA row (prefopt.using_isa) in force for this thread; first call of every entry that runs
- * kernels.  0 on success. */
+/* module.c: puts the context's ISA row (prefopt.using_isa) in force for this thread; first call of every entry that
+ * runs kernels.  0 on success. */
 int pfo_enter_isa(PyObject *module);
 
 /* bind_token.c, bind_loss.c, bind_misc.c: method tables, ended by a NULL row. */

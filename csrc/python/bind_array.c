@@ -81,7 +81,8 @@ static int bind_buffer(PyObject *object, const char *name, pfo_bound *bound)
     PyObject *array = PyArray_FROM_O(object);
     if (!array) {
         PyErr_Clear();
-        PyErr_Format(PyExc_TypeError, "%s: the buffer of %s cannot be read as an array", name, Py_TYPE(object)->tp_name);
+        PyErr_Format(PyExc_TypeError, "%s: the buffer of %s cannot be read as an array", name,
+                     Py_TYPE(object)->tp_name);
         return -1;
     }
     int status = bind_numpy((PyArrayObject *)array, name, bound);
@@ -111,8 +112,8 @@ static int apply_dtype(PyObject *dtype, const char *name, pfo_bound *bound)
             return -1;
         }
     }
-    PyErr_Format(PyExc_ValueError, "dtype: expected \"float16\", \"bfloat16\", \"float32\", \"float64\" or None, got \"%s\"",
-                 wanted);
+    PyErr_Format(PyExc_ValueError,
+                 "dtype: expected \"float16\", \"bfloat16\", \"float32\", \"float64\" or None, got \"%s\"", wanted);
     return -1;
 }
 
@@ -131,8 +132,8 @@ static int bind_any(PyObject *object, const char *name, PyObject *dtype, pfo_bou
         status = bind_buffer(object, name, bound);
         if (status == 0) *read_only = !PyArray_ISWRITEABLE((PyArrayObject *)bound->array);
     } else {
-        PyErr_Format(PyExc_TypeError, "%s: expected an array (NumPy, buffer protocol or DLPack on the CPU), got %s", name,
-                     Py_TYPE(object)->tp_name);
+        PyErr_Format(PyExc_TypeError, "%s: expected an array (NumPy, buffer protocol or DLPack on the CPU), got %s",
+                     name, Py_TYPE(object)->tp_name);
         status = -1;
     }
     if (status == 0) status = apply_dtype(dtype, name, bound);
@@ -204,7 +205,7 @@ PyObject *pfo_new_like(const pfo_bound *like, pfo_view *view)
         if (array) fill_view(array, like->view.dtype, view);
         return array;
     }
-    static const int numpy_types[] = {[PFO_F16] = NPY_HALF, [PFO_BF16] = NPY_UINT16, [PFO_F32] = NPY_FLOAT,
-                                      [PFO_F64] = NPY_DOUBLE};
+    static const int numpy_types[] = {
+        [PFO_F16] = NPY_HALF, [PFO_BF16] = NPY_UINT16, [PFO_F32] = NPY_FLOAT, [PFO_F64] = NPY_DOUBLE};
     return pfo_new_leading(&like->view, 0, numpy_types[like->view.dtype], like->view.dtype, view);
 }

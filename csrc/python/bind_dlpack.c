@@ -10,9 +10,10 @@ static const struct {
     uint8_t code, bits;
     int32_t dtype;
 } dl_dtypes[] = {
-    {PFO_DL_FLOAT, 16, PFO_F16}, {PFO_DL_BFLOAT, 16, PFO_BF16}, {PFO_DL_FLOAT, 32, PFO_F32}, {PFO_DL_FLOAT, 64, PFO_F64},
-    {PFO_DL_INT, 8, PFO_I8},     {PFO_DL_INT, 16, PFO_I16},     {PFO_DL_INT, 32, PFO_I32},   {PFO_DL_INT, 64, PFO_I64},
-    {PFO_DL_UINT, 8, PFO_U8},    {PFO_DL_UINT, 16, PFO_U16},    {PFO_DL_UINT, 32, PFO_U32},  {PFO_DL_UINT, 64, PFO_U64},
+    {PFO_DL_FLOAT, 16, PFO_F16}, {PFO_DL_BFLOAT, 16, PFO_BF16}, {PFO_DL_FLOAT, 32, PFO_F32},
+    {PFO_DL_FLOAT, 64, PFO_F64}, {PFO_DL_INT, 8, PFO_I8},       {PFO_DL_INT, 16, PFO_I16},
+    {PFO_DL_INT, 32, PFO_I32},   {PFO_DL_INT, 64, PFO_I64},     {PFO_DL_UINT, 8, PFO_U8},
+    {PFO_DL_UINT, 16, PFO_U16},  {PFO_DL_UINT, 32, PFO_U32},    {PFO_DL_UINT, 64, PFO_U64},
     {PFO_DL_BOOL, 8, PFO_BOOL},
 };
 
@@ -25,7 +26,8 @@ static int view_of(const pfo_dl_tensor *tensor, const char *name, pfo_view *view
     }
     *view = pfo_view_none();
     for (size_t i = 0; i < sizeof dl_dtypes / sizeof dl_dtypes[0]; i++)
-        if (tensor->dtype.code == dl_dtypes[i].code && tensor->dtype.bits == dl_dtypes[i].bits && tensor->dtype.lanes == 1)
+        if (tensor->dtype.code == dl_dtypes[i].code && tensor->dtype.bits == dl_dtypes[i].bits &&
+            tensor->dtype.lanes == 1)
             view->dtype = dl_dtypes[i].dtype;
     if (view->dtype == PFO_NONE) {
         PyErr_Format(PyExc_TypeError, "%s: DLPack dtype code %d with %d bits is not supported", name,

@@ -129,7 +129,8 @@ static PyObject *advise_huge_pages(PyObject *module, PyObject *argument)
     return PyBool_FromLong(taken);
 }
 
-/* ---- row state: a row of 9 doubles on the Python side ---------------------------------------------------------------- */
+/* ---- row state: a row of 9 doubles on the Python side
+ * ---------------------------------------------------------------- */
 
 static int take_state(PyObject *object, const char *name, pfo_row_state *state)
 {
@@ -154,9 +155,15 @@ static int take_state(PyObject *object, const char *name, pfo_row_state *state)
             return -1;
         }
     }
-    *state = (pfo_row_state){.max = fields[0], .sum_exp = fields[1], .sum_x_exp = fields[2], .sum_exp2 = fields[3],
-                             .sum_x = fields[4], .target = fields[5], .best = (int64_t)fields[6],
-                             .count = (int64_t)fields[7], .has_target = (int64_t)fields[8]};
+    *state = (pfo_row_state){.max = fields[0],
+                             .sum_exp = fields[1],
+                             .sum_x_exp = fields[2],
+                             .sum_exp2 = fields[3],
+                             .sum_x = fields[4],
+                             .target = fields[5],
+                             .best = (int64_t)fields[6],
+                             .count = (int64_t)fields[7],
+                             .has_target = (int64_t)fields[8]};
     return 0;
 }
 
@@ -174,7 +181,8 @@ static PyObject *row_state_read(PyObject *module, PyObject *const *arguments, Py
     int64_t first, label;
     double temperature;
     if (count != 5) return PyErr_Format(PyExc_TypeError, "row_state_read: expected 5 arguments, got %zd", count);
-    if (pfo_enter_isa(module) < 0 || pfo_take_int64(arguments[2], "first_vocab", &first) < 0 || pfo_take_int64(arguments[3], "label", &label) < 0 ||
+    if (pfo_enter_isa(module) < 0 || pfo_take_int64(arguments[2], "first_vocab", &first) < 0 ||
+        pfo_take_int64(arguments[3], "label", &label) < 0 ||
         pfo_take_double(arguments[4], "temperature", &temperature) < 0 ||
         pfo_bind(arguments[0], "logits", 0, arguments[1], &logits) < 0)
         return NULL;
@@ -186,7 +194,8 @@ static PyObject *row_state_read(PyObject *module, PyObject *const *arguments, Py
     return status == PFO_OK ? give_state(&state) : pfo_raise(status, &error);
 }
 
-PyDoc_STRVAR(row_state_merge_doc, "row_state_merge(first, second, /)\n--\n\nThe state of both parts; second comes later in the vocabulary.");
+PyDoc_STRVAR(row_state_merge_doc,
+             "row_state_merge(first, second, /)\n--\n\nThe state of both parts; second comes later in the vocabulary.");
 static PyObject *row_state_merge(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
     (void)module;
@@ -197,8 +206,9 @@ static PyObject *row_state_merge(PyObject *module, PyObject *const *arguments, P
     return give_state(&into);
 }
 
-PyDoc_STRVAR(row_state_finish_doc,
-             "row_state_finish(state, /)\n--\n\n(logp, lse, entropy, mean_logit, max_logit, lse2, best) of a complete row.");
+PyDoc_STRVAR(
+    row_state_finish_doc,
+    "row_state_finish(state, /)\n--\n\n(logp, lse, entropy, mean_logit, max_logit, lse2, best) of a complete row.");
 static PyObject *row_state_finish(PyObject *module, PyObject *argument)
 {
     (void)module;
@@ -209,7 +219,8 @@ static PyObject *row_state_finish(PyObject *module, PyObject *argument)
     return Py_BuildValue("(ddddddL)", s.logp, s.lse, s.entropy, s.mean_logit, s.max_logit, s.lse2, (long long)s.best);
 }
 
-/* ---- build facts ---------------------------------------------------------------------------------------------------- */
+/* ---- build facts ----------------------------------------------------------------------------------------------------
+ * */
 
 #ifndef PFO_BUILD_FLAGS
 #define PFO_BUILD_FLAGS ""
@@ -230,7 +241,8 @@ static PyObject *row_state_finish(PyObject *module, PyObject *argument)
 #define PFO_COMPILER_NAME "other"
 #endif
 
-PyDoc_STRVAR(build_info_doc, "build_info()\n--\n\nHow this extension was built: version, compiler, flags, openmp, sanitize, isas.");
+PyDoc_STRVAR(build_info_doc,
+             "build_info()\n--\n\nHow this extension was built: version, compiler, flags, openmp, sanitize, isas.");
 static PyObject *build_info(PyObject *module, PyObject *unused)
 {
     (void)module;

@@ -4,7 +4,9 @@
 
 #include <string.h>
 
-enum { MAX_BOUND = 10 };
+enum {
+    MAX_BOUND = 10
+};
 
 /* Copies only the axes in use: a whole view is 1 KB. */
 static void copy_view(pfo_view *to, const pfo_view *from)
@@ -28,10 +30,21 @@ static int check_count(const char *function, Py_ssize_t got, Py_ssize_t expected
     return -1;
 }
 
-/* ---- token_logps -------------------------------------------------------------------------------------------------- */
+/* ---- token_logps --------------------------------------------------------------------------------------------------
+ * */
 
-enum { LOGPS, LSE, ENTROPY, CORRECT, MEAN_LOGIT, MAX_LOGIT, LSE2, STAT_COUNT };
-static const char *const stat_names[STAT_COUNT] = {"logps", "lse", "entropy", "correct", "mean_logit", "max_logit", "lse2"};
+enum {
+    LOGPS,
+    LSE,
+    ENTROPY,
+    CORRECT,
+    MEAN_LOGIT,
+    MAX_LOGIT,
+    LSE2,
+    STAT_COUNT
+};
+static const char *const stat_names[STAT_COUNT] = {"logps",      "lse",       "entropy", "correct",
+                                                   "mean_logit", "max_logit", "lse2"};
 
 /* Names in `stats` (any iterable of str, not a str) to flags.  logps and lse are always made. */
 static int take_stats(PyObject *stats, int wanted[STAT_COUNT])
@@ -55,7 +68,8 @@ static int take_stats(PyObject *stats, int wanted[STAT_COUNT])
         }
         if (found) continue;
         PyErr_Format(PyExc_ValueError,
-                     "stats: expected names out of entropy, correct, mean_logit, max_logit, lse2, got %R at index %zd", name, i);
+                     "stats: expected names out of entropy, correct, mean_logit, max_logit, lse2, got %R at index %zd",
+                     name, i);
         status = -1;
     }
     Py_DECREF(names);
@@ -63,8 +77,8 @@ static int take_stats(PyObject *stats, int wanted[STAT_COUNT])
 }
 
 /* New result arrays for the wanted statistics; lse is double if lse_double. */
-static int make_results(const int wanted[STAT_COUNT], const pfo_view *logits, int lse_double, PyObject *results[STAT_COUNT],
-                        pfo_view *views[STAT_COUNT])
+static int make_results(const int wanted[STAT_COUNT], const pfo_view *logits, int lse_double,
+                        PyObject *results[STAT_COUNT], pfo_view *views[STAT_COUNT])
 {
     const int wide = logits->dtype == PFO_F64;
     for (int k = 0; k < STAT_COUNT; k++) {
@@ -99,8 +113,8 @@ static PyObject *token_logps(PyObject *module, PyObject *const *arguments, Py_ss
     pfo_bound bound[2];
     int wanted[STAT_COUNT], taken = 0;
     PyObject *results[STAT_COUNT] = {NULL}, *tuple = NULL;
-    pfo_view *views[STAT_COUNT] = {&args.logps, &args.lse, &args.entropy, &args.correct, &args.mean_logit, &args.max_logit,
-                                   &args.lse2};
+    pfo_view *views[STAT_COUNT] = {&args.logps,      &args.lse,       &args.entropy, &args.correct,
+                                   &args.mean_logit, &args.max_logit, &args.lse2};
     if (check_count("token_logps", count, 7) < 0 || pfo_enter_isa(module) < 0) return NULL;
     for (int k = 0; k < STAT_COUNT; k++) views[k]->dtype = PFO_NONE;
     int lse_double = PyObject_IsTrue(arguments[6]);
@@ -136,19 +150,24 @@ done:
     return tuple;
 }
 
-/* ---- token_logps_grad --------------------------------------------------------------------------------------------- */
+/* ---- token_logps_grad ---------------------------------------------------------------------------------------------
+ * */
 
-PyDoc_STRVAR(token_logps_grad_doc,
-             "token_logps_grad(logits, labels, lse, grad_logps, grad_entropy, grad_lse, entropy, logps, dtype, ignore_index, "
-             "temperature, out, /)\n--\n\n"
-             "d loss / d logits; see prefopt.token_logps_grad.");
+PyDoc_STRVAR(
+    token_logps_grad_doc,
+    "token_logps_grad(logits, labels, lse, grad_logps, grad_entropy, grad_lse, entropy, logps, dtype, ignore_index, "
+    "temperature, out, /)\n--\n\n"
+    "d loss / d logits; see prefopt.token_logps_grad.");
 
 static PyObject *token_logps_grad(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
-    enum { VECTORS = 6 };
+    enum {
+        VECTORS = 6
+    };
     static const char *const names[VECTORS] = {"lse", "grad_logps", "grad_entropy", "grad_lse", "entropy", "logps"};
     pfo_token_logps_grad_args args;
-    pfo_view *views[VECTORS] = {&args.lse, &args.grad_logps, &args.grad_entropy, &args.grad_lse, &args.entropy, &args.logps};
+    pfo_view *views[VECTORS] = {&args.lse,      &args.grad_logps, &args.grad_entropy,
+                                &args.grad_lse, &args.entropy,    &args.logps};
     pfo_bound bound[MAX_BOUND];
     int taken = 0;
     PyObject *out = NULL;
@@ -192,10 +211,12 @@ fail:
     return NULL;
 }
 
-/* ---- sequence_logps ----------------------------------------------------------------------------------------------- */
+/* ---- sequence_logps -----------------------------------------------------------------------------------------------
+ * */
 
 /* Binds (logps, mask, cu_seqlens, average, normalizer) at arguments[0..4]; returns how many were bound, -1 on error. */
-static int bind_sequence(PyObject *const *arguments, const char *first_name, pfo_sequence_logps_args *args, pfo_bound *bound)
+static int bind_sequence(PyObject *const *arguments, const char *first_name, pfo_sequence_logps_args *args,
+                         pfo_bound *bound)
 {
     const char *names[4] = {first_name, "mask", "cu_seqlens", "normalizer"};
     PyObject *objects[4] = {arguments[0], arguments[1], arguments[2], arguments[4]};
@@ -203,7 +224,8 @@ static int bind_sequence(PyObject *const *arguments, const char *first_name, pfo
     args->average = PyObject_IsTrue(arguments[3]);
     if (args->average < 0) return -1;
     for (int k = 0; k < 4; k++) {
-        int status = k == 0 ? pfo_bind(objects[k], names[k], 0, NULL, &bound[k]) : pfo_bind(objects[k], names[k], 1, NULL, &bound[k]);
+        int status = k == 0 ? pfo_bind(objects[k], names[k], 0, NULL, &bound[k])
+                            : pfo_bind(objects[k], names[k], 1, NULL, &bound[k]);
         if (status < 0) {
             unbind_all(bound, k);
             return -1;
@@ -288,5 +310,8 @@ static PyObject *sequence_logps_grad(PyObject *module, PyObject *const *argument
 }
 
 #define PFO_FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, name##_doc}
-PyMethodDef pfo_token_methods[] = {PFO_FAST(token_logps), PFO_FAST(token_logps_grad), PFO_FAST(sequence_logps),
-                                   PFO_FAST(sequence_logps_grad), {NULL, NULL, 0, NULL}};
+PyMethodDef pfo_token_methods[] = {PFO_FAST(token_logps),
+                                   PFO_FAST(token_logps_grad),
+                                   PFO_FAST(sequence_logps),
+                                   PFO_FAST(sequence_logps_grad),
+                                   {NULL, NULL, 0, NULL}};

@@ -48,19 +48,19 @@ static int clear(PyObject *module)
     return 0;
 }
 
-static void release(void *module)
-{
-    clear((PyObject *)module);
-}
+static void release(void *module) { clear((PyObject *)module); }
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)execute}, {0, NULL}};
 
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "prefopt._core", "prefopt's C kernels; the public interface is the package.",
-    sizeof(module_state), NULL, slots, traverse, clear, release};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                                        "prefopt._core",
+                                        "prefopt's C kernels; the public interface is the package.",
+                                        sizeof(module_state),
+                                        NULL,
+                                        slots,
+                                        traverse,
+                                        clear,
+                                        release};
 
 PyMODINIT_FUNC PyInit__core(void);
-PyMODINIT_FUNC PyInit__core(void)
-{
-    return PyModuleDef_Init(&definition);
-}
+PyMODINIT_FUNC PyInit__core(void) { return PyModuleDef_Init(&definition); }

@@ -1,8 +1,8 @@
 /* The vocabulary of vector operations.
  *
- * One logical vector is 16 floats (vf) or 8 doubles (vd) on every ISA row: two AVX2 registers, one AVX-512 register, four
- * NEON registers, a loop.  Every row reduces in the same tree and rounds in the same places (explicit fma, compiled with
- * -ffp-contract=off), so rows agree bit for bit and one kernel text serves all.
+ * One logical vector is 16 floats (vf) or 8 doubles (vd) on every ISA row: two AVX2 registers, one AVX-512 register,
+ * four NEON registers, a loop.  Every row reduces in the same tree and rounds in the same places (explicit fma,
+ * compiled with -ffp-contract=off), so rows agree bit for bit and one kernel text serves all.
  *
  * A row's header vec_<isa>.h defines, for P = vf (float) and vd (double):
  *   P_set1(s)                    all lanes s

@@ -1,7 +1,11 @@
 /* AVX2 + FMA + F16C row: a logical vector is two 256-bit registers. */
 
-typedef struct { __m256 lo, hi; } vf;
-typedef struct { __m256d lo, hi; } vd;
+typedef struct {
+    __m256 lo, hi;
+} vf;
+typedef struct {
+    __m256d lo, hi;
+} vd;
 
 #define PFO_PAIR(vec, low, high) ((vec){(low), (high)})
 
@@ -27,10 +31,7 @@ PFO_INLINE vd vd_fma(vd a, vd b, vd c)
     return PFO_PAIR(vd, _mm256_fmadd_pd(a.lo, b.lo, c.lo), _mm256_fmadd_pd(a.hi, b.hi, c.hi));
 }
 
-PFO_INLINE __m256 avx2_pow2_ps(__m256 t)
-{
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t), 23));
-}
+PFO_INLINE __m256 avx2_pow2_ps(__m256 t) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t), 23)); }
 PFO_INLINE __m256d avx2_pow2_pd(__m256d t)
 {
     return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(t), 52));

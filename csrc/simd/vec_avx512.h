@@ -23,10 +23,7 @@ PFO_INLINE vf vf_pow2_bits(vf t) { return _mm512_castsi512_ps(_mm512_slli_epi32(
 PFO_INLINE vd vd_pow2_bits(vd t) { return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(t), 52)); }
 
 /* Halves through extractf64x4 and 128-bit steps: the tree of vec.h, which _mm512_reduce_add_ps does not promise. */
-PFO_INLINE __m256 avx512_upper_ps(__m512 a)
-{
-    return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1));
-}
+PFO_INLINE __m256 avx512_upper_ps(__m512 a) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1)); }
 PFO_INLINE float vf_hadd(vf a)
 {
     __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a), avx512_upper_ps(a));

@@ -1,14 +1,17 @@
 /* NEON row (aarch64): a logical vector is four 128-bit registers. */
 
-typedef struct { float32x4_t part[4]; } vf;
-typedef struct { float64x2_t part[4]; } vd;
+typedef struct {
+    float32x4_t part[4];
+} vf;
+typedef struct {
+    float64x2_t part[4];
+} vd;
 
-#define PFO_NEON_MAP(vec, expression)                    \
-    do {                                                 \
-        vec result;                                      \
-        for (int i = 0; i < 4; i++)                      \
-            result.part[i] = (expression);               \
-        return result;                                   \
+#define PFO_NEON_MAP(vec, expression)                              \
+    do {                                                           \
+        vec result;                                                \
+        for (int i = 0; i < 4; i++) result.part[i] = (expression); \
+        return result;                                             \
     } while (0)
 
 /* vmaxq returns NaN for any NaN; the vocabulary's max is a > b ? a : b. */

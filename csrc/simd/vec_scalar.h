@@ -1,14 +1,17 @@
 /* Scalar row: loops over lanes in plain C11.  The definition that the other rows must match bit for bit. */
 
-typedef struct { float lane[PFO_VF_LANES]; } vf;
-typedef struct { double lane[PFO_VD_LANES]; } vd;
+typedef struct {
+    float lane[PFO_VF_LANES];
+} vf;
+typedef struct {
+    double lane[PFO_VD_LANES];
+} vd;
 
-#define PFO_SCALAR_MAP(vec, lanes, expression)           \
-    do {                                                 \
-        vec result;                                      \
-        for (int i = 0; i < lanes; i++)                  \
-            result.lane[i] = (expression);               \
-        return result;                                   \
+#define PFO_SCALAR_MAP(vec, lanes, expression)                         \
+    do {                                                               \
+        vec result;                                                    \
+        for (int i = 0; i < lanes; i++) result.lane[i] = (expression); \
+        return result;                                                 \
     } while (0)
 
 PFO_INLINE vf vf_set1(float s) { PFO_SCALAR_MAP(vf, PFO_VF_LANES, s); }
@@ -47,11 +50,11 @@ PFO_INLINE vd vd_pow2_bits(vd t)
     return result;
 }
 
-#define PFO_SCALAR_TREE(lanes, combine)                          \
-    for (int half = lanes / 2; half >= 1; half /= 2)             \
-        for (int i = 0; i < half; i++) {                         \
-            combine;                                             \
-        }                                                        \
+#define PFO_SCALAR_TREE(lanes, combine)              \
+    for (int half = lanes / 2; half >= 1; half /= 2) \
+        for (int i = 0; i < half; i++) {             \
+            combine;                                 \
+        }                                            \
     return a.lane[0]
 
 PFO_INLINE float vf_hadd(vf a) { PFO_SCALAR_TREE(PFO_VF_LANES, a.lane[i] += a.lane[i + half]); }
