@@ -18,10 +18,15 @@ class CudaState(NamedTuple):
 
 
 def cuda_available() -> CudaState:
-    """State of the CUDA kernels, with the reason in words. This release was built without them:
-    "not built".""" return CudaState(False, "not built")
+    """State of the CUDA kernels, with the reason in words.
+
+    This release was built without them: "not built".
+    """
+    return CudaState(False, "not built")
 
 
 def cuda_check() -> None:
-    """Raise if a CUDA kernel met a bad label since the last call. Without CUDA kernels there is
-    nothing to report."""
+    """Raise if a CUDA kernel met a bad label since the last call.
+
+    Without CUDA kernels there is nothing to report.
+    """

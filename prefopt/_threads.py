@@ -11,24 +11,32 @@ __all__ = ["get_num_threads", "isas", "set_num_threads", "using_isa"]
 
 
 def set_num_threads(n: int) -> None:
-    """Let kernels use up to ``n`` threads (1 to 4096), process-wide. The bits of results do not
-    depend on it.""" _core.set_num_threads(n)
+    """Let kernels use up to ``n`` threads (1 to 4096), process-wide; bits do not depend on it.
+
+    Raises ValueError outside that range, TypeError for anything but an int.
+    """
+    _core.set_num_threads(n)
 
 
 def get_num_threads() -> int:
-    """Threads that kernels use at most: OMP_NUM_THREADS, or the CPUs this process may run on, until
-    set.""" return _core.get_num_threads()
+    """Threads that kernels use at most.
+
+    Until it is set: OMP_NUM_THREADS, or the number of CPUs that this process may run on.
+    """
+    return _core.get_num_threads()
 
 
 def isas() -> tuple[str, ...]:
-    """Names of the kernel rows usable on this machine, slowest first; the last one is taken unless
-    PREFOPT_ISA says else.""" return _core.isas()
+    """Names of the kernel rows usable on this machine, slowest first.
+
+    The last one is taken unless PREFOPT_ISA or `using_isa` names another.
+    """
+    return _core.isas()
 
 
 @contextmanager
 def using_isa(name: str) -> Iterator[None]:
-    """Run kernels on the row ``name`` ("scalar", "avx2", "avx512", "neon") inside the ``with``
-    block.
+    """Run kernels on the row ``name``, such as "scalar" or "avx2", inside the ``with`` block.
 
     Holds for the current context (thread or asyncio task). All rows give the same bits.
 
