@@ -1,0 +1,40 @@
+"""prefopt for PyTorch: the same functions and keywords, with autograd and torch.compile.
+
+    from prefopt.torch import token_logps, sequence_logps, dpo_loss
+
+    logps = token_logps(logits, labels).logps          # [2n, T]; labels are -100 where not to count
+    sums = sequence_logps(logps, labels != -100)       # [2n], chosen answers first
+    loss = dpo_loss(sums[:n], sums[n:], ref[:n], ref[n:], beta=0.1).losses.mean()
+    loss.backward()
+
+CPU tensors are read in place by the C kernels; other devices run a plain torch form. Under
+torch.compile the functions are single operators in the graph. `selective_log_softmax`,
+`entropy_from_logits` and `selective_log_softmax_and_entropy` have TRL 1.16's signatures.
+"""
+
+from __future__ import annotations
+
+from ._loss_operator import PairLoss, SequenceLoss, UnpairedLoss
+from ._losses import cpo_loss, dpo_loss, ipo_loss, kto_kl, kto_loss, loss, sft_loss
+from ._sequence import sequence_logps
+from ._token import TokenLogps, token_logps
+from ._trl import entropy_from_logits, selective_log_softmax, selective_log_softmax_and_entropy
+
+__all__ = [
+    "PairLoss",
+    "SequenceLoss",
+    "TokenLogps",
+    "UnpairedLoss",
+    "cpo_loss",
+    "dpo_loss",
+    "entropy_from_logits",
+    "ipo_loss",
+    "kto_kl",
+    "kto_loss",
+    "loss",
+    "selective_log_softmax",
+    "selective_log_softmax_and_entropy",
+    "sequence_logps",
+    "sft_loss",
+    "token_logps",
+]
