@@ -5,7 +5,7 @@
 #include "../core/dtype.h"
 #include "loss_call.h"
 
-/* ---- the row's own entries ------------------------------------------------------------------------------------------- */
+/* ---- the row's own entries ------------------------------------------------------------------------------------- */
 
 static const pfo_loss_input_info *find_input(const pfo_loss_row *row, const char *name)
 {
@@ -41,7 +41,7 @@ static pfo_status fail_twice(const char *name, pfo_error *error)
     return pfo_fail(error, PFO_ERROR_VALUE, name, -1, "given twice");
 }
 
-/* ---- checks ---------------------------------------------------------------------------------------------------------- */
+/* ---- checks ---------------------------------------------------------------------------------------------------- */
 
 static pfo_status check_param(const pfo_loss_param_info *param, double value, pfo_error *error)
 {
@@ -92,7 +92,8 @@ static pfo_status check_output_dtype(const char *name, const pfo_view *view, pfo
                     pfo_dtype_name(view->dtype));
 }
 
-static pfo_status check_input(pfo_loss_call *call, const pfo_loss_input_info *info, const pfo_view *view, pfo_error *error)
+static pfo_status check_input(pfo_loss_call *call, const pfo_loss_input_info *info, const pfo_view *view,
+                              pfo_error *error)
 {
     int is_float = view->dtype >= PFO_F16 && view->dtype <= PFO_F64;
     int is_int = pfo_is_int(view->dtype);
@@ -200,7 +201,7 @@ static pfo_status resolve_outputs(pfo_loss_call *call, const pfo_loss_args *args
     return check_input(call, &grad_losses, call->grad_losses, error);
 }
 
-/* ---- entries --------------------------------------------------------------------------------------------------------- */
+/* ---- entries --------------------------------------------------------------------------------------------------- */
 
 pfo_status pfo_loss_resolve(pfo_loss_call *call, const pfo_loss_args *args, pfo_error *error)
 {

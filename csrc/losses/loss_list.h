@@ -5,18 +5,19 @@
  *
  *   kind, tokens  the part of pfo_loss_kind, pfo_loss_tokens after PFO_KIND_, PFO_TOKENS_
  *   coupling      how the batch is coupled, a row of batch.inc; NONE: each loss is a function of its own inputs
- *   INPUTS        GRAD(name) differentiable, FIXED(name) a constant, GRAD_OR(name, absent) and FIXED_OR(name, absent) the
- *                 same but optional, with the value that an absent one counts as; types and meanings: field_list.h
- *   PARAMS        REAL(name, default, low end, high end); ends: ABOVE(x), BELOW(x) exclude x, FROM(x), UP_TO(x) include it;
- *                 a default of PFO_NO_DEFAULT is made from the inputs
+ *   INPUTS        GRAD(name) differentiable, FIXED(name) a constant; GRAD_OR(name, absent) and FIXED_OR(name, absent)
+ *                 the same but optional, with the value that an absent one counts as; types, meanings: field_list.h
+ *   PARAMS        REAL(name, default, low end, high end); ends: ABOVE(x), BELOW(x) exclude x, FROM(x), UP_TO(x)
+ *                 include it; a default of PFO_NO_DEFAULT is made from the inputs
  *   REWARDS       REWARD(name), or NO_REWARD
  *   STATE         names of explicit state that goes in and out
  *   KINK          where there is no derivative, and what is returned there
  *
  * To add a loss: a row here, family_variant() in its family's .inc, one function in tests/oracle/losses.py and in
- * prefopt/reference.  The enum, the descriptor table, the C switch, Python's names, defaults and range checks, the docs table
- * and the tests' cases all come from this row.
+ * prefopt/reference.  The enum, the descriptor table, the C switch, Python's names, defaults and range checks, the docs
+ * table and the tests' cases all come from this row.
  */
+/* clang-format off: a row is laid out by hand */
 
 LOSS(dpo, sigmoid, PAIR, SUM, NONE,
      INPUTS(GRAD(policy_chosen_logps), GRAD(policy_rejected_logps), FIXED(ref_chosen_logps), FIXED(ref_rejected_logps)),
@@ -43,7 +44,8 @@ LOSS(kto, kto, UNPAIRED, SUM, NONE,
      KINK(""), SOURCE("Ethayarajh et al. 2024, arXiv 2402.01306, section 4, the KTO loss"))
 
 LOSS(cpo, sigmoid, PAIR, SUM, CHOSEN_NLL,
-     INPUTS(GRAD(policy_chosen_logps), GRAD(policy_rejected_logps), GRAD_OR(chosen_nll, 0), FIXED_OR(chosen_lengths, 0)),
+     INPUTS(GRAD(policy_chosen_logps), GRAD(policy_rejected_logps), GRAD_OR(chosen_nll, 0),
+            FIXED_OR(chosen_lengths, 0)),
      PARAMS(REAL(beta, 0.1, ABOVE(0), BELOW(INFINITY)), REAL(label_smoothing, 0.0, FROM(0), BELOW(0.5)),
             REAL(cpo_alpha, 1.0, FROM(0), BELOW(INFINITY)),
             REAL(nll_tokens, PFO_NO_DEFAULT, ABOVE(0), BELOW(INFINITY))),

@@ -62,31 +62,25 @@ static const struct {
 #define SOURCE(text) text
 
 static const pfo_loss_row rows[] = {
-#define LOSS(family, variant, kind, tokens, coupling, inputs, params, rewards, state, formula, kink, source)           \
-    {#family "." #variant,                                                                                             \
-     PFO_LOSS_##family##_##variant,                                                                                    \
-     PFO_KIND_##kind,                                                                                                  \
-     PFO_TOKENS_##tokens,                                                                                              \
-     PFO_COUPLING_##coupling,                                                                                          \
-     inputs,                                                                                                           \
-     params,                                                                                                           \
-     rewards,                                                                                                          \
-     state,                                                                                                            \
-     formula,                                                                                                          \
-     kink,                                                                                                             \
+#define LOSS(family, variant, kind, tokens, coupling, inputs, params, rewards, state, formula, kink, source) \
+    {#family "." #variant,                                                                                   \
+     PFO_LOSS_##family##_##variant,                                                                          \
+     PFO_KIND_##kind,                                                                                        \
+     PFO_TOKENS_##tokens,                                                                                    \
+     PFO_COUPLING_##coupling,                                                                                \
+     inputs,                                                                                                 \
+     params,                                                                                                 \
+     rewards,                                                                                                \
+     state,                                                                                                  \
+     formula,                                                                                                \
+     kink,                                                                                                   \
      source},
 #include "loss_list.h"
 };
 
-int pfo_loss_count(void)
-{
-    return PFO_LOSS_COUNT;
-}
+int pfo_loss_count(void) { return PFO_LOSS_COUNT; }
 
-const pfo_loss_row *pfo_loss_info(int row)
-{
-    return row >= 0 && row < PFO_LOSS_COUNT ? &rows[row] : NULL;
-}
+const pfo_loss_row *pfo_loss_info(int row) { return row >= 0 && row < PFO_LOSS_COUNT ? &rows[row] : NULL; }
 
 const pfo_loss_row *pfo_loss_find(const char *name)
 {

@@ -1,7 +1,7 @@
 /* Preference losses: part of prefopt.h, which includes this file.
  *
- * A loss is one row of loss_list.h: its inputs, parameters with range and default, rewards and source.  Callers name the
- * loss ("dpo.sigmoid") and its inputs and parameters; pfo_loss_info() says what there is.
+ * A loss is one row of loss_list.h: its inputs, parameters with range and default, rewards and source.  Callers name
+ * the loss ("dpo.sigmoid") and its inputs and parameters; pfo_loss_info() says what there is.
  *
  * Example (C):
  *     float chosen[2] = {-10, -12}, rejected[2] = {-11, -10}, ref_chosen[2] = {-11, -12}, ref_rejected[2] = {-11, -11};
@@ -38,10 +38,10 @@ typedef enum pfo_loss_tokens {
 } pfo_loss_tokens;
 
 typedef enum pfo_loss_input_type {
-    PFO_INPUT_REAL = 0,   /* [B] any float dtype */
-    PFO_INPUT_COUNT = 1,  /* [B] any float or integer dtype; finite, >= 0 */
-    PFO_INPUT_FLAG = 2,   /* [B] bool or any integer dtype; 0 or 1 */
-    PFO_INPUT_SCALAR = 3, /* [] or [1] any float dtype: one value for the batch, a constant */
+    PFO_INPUT_REAL = 0,     /* [B] any float dtype */
+    PFO_INPUT_COUNT = 1,    /* [B] any float or integer dtype; finite, >= 0 */
+    PFO_INPUT_FLAG = 2,     /* [B] bool or any integer dtype; 0 or 1 */
+    PFO_INPUT_SCALAR = 3,   /* [] or [1] any float dtype: one value for the batch, a constant */
     PFO_INPUT_STATISTIC = 4 /* made from the batch by the row's coupling; never given by a caller */
 } pfo_loss_input_type;
 
@@ -76,11 +76,11 @@ typedef struct pfo_loss_reward_info {
 } pfo_loss_reward_info;
 
 typedef struct pfo_loss_row {
-    const char *name;   /* "family.variant" */
-    int32_t id;         /* row number */
-    int32_t kind;       /* pfo_loss_kind */
-    int32_t tokens;     /* pfo_loss_tokens */
-    int32_t coupling;   /* internal: how the batch is coupled */
+    const char *name;                                /* "family.variant" */
+    int32_t id;                                      /* row number */
+    int32_t kind;                                    /* pfo_loss_kind */
+    int32_t tokens;                                  /* pfo_loss_tokens */
+    int32_t coupling;                                /* internal: how the batch is coupled */
     pfo_loss_input_info inputs[PFO_LOSS_MAX_INPUTS]; /* these three end at a NULL name or at their maximum */
     pfo_loss_param_info params[PFO_LOSS_MAX_PARAMS];
     pfo_loss_reward_info rewards[PFO_LOSS_MAX_REWARDS];
@@ -114,21 +114,22 @@ typedef struct pfo_loss_args {
     pfo_view losses;               /* [B] */
     const pfo_named_view *rewards; /* any of the row's rewards, [B]; they carry no gradient */
     int32_t reward_count;
-    const pfo_named_view *grads; /* any of the row's differentiable inputs that are given: sum_i g_i dL_i/d input, [B] */
+    const pfo_named_view *grads; /* of any given inputs that are differentiable, [B]: sum_i g_i dL_i/d input */
     int32_t grad_count;
     pfo_view grad_losses; /* g, [B] any float dtype; none: ones */
 } pfo_loss_args;
 
 /* All arithmetic is double, each output is rounded once to its dtype.  B may be 0.  NaN and inf inputs follow IEEE
  * arithmetic and stay in their element (a batch statistic carries them to all).  Finite log-ratios up to 1e4 give the
- * float64 value of the loss, or inf with its sign where it exceeds the dtype, never NaN.  Empty sequences (length 0) have
- * average 0 and gradient 0.  Returns PFO_OK or DTYPE, SHAPE, STRIDE, VALUE, OVERLAP, MEMORY, MISSING.  Thread safe; runs on
- * the calling thread. */
+ * float64 value of the loss, or inf with its sign where it exceeds the dtype, never NaN.  Empty sequences (length 0)
+ * have average 0 and gradient 0.  Returns PFO_OK or DTYPE, SHAPE, STRIDE, VALUE, OVERLAP, MEMORY, MISSING.  Thread
+ * safe; runs on the calling thread. */
 PFO_API pfo_status pfo_loss(const pfo_loss_args *args, pfo_error *error);
 
-/* KTO's reference point z0 = max(0, mean(policy - ref)) over mismatched prompt-answer pairs, a constant (KTO section 4).
- * policy, ref: [B] any float dtype.  state {sum, count}, reduced by the caller over ranks and steps, takes the place of the
- * batch's own (policy and ref may then be NULL); the clamp comes after.  An empty batch gives 0; NaN stays NaN. */
+/* KTO's reference point z0 = max(0, mean(policy - ref)) over mismatched prompt-answer pairs, a constant (KTO section
+ * 4).  policy, ref: [B] any float dtype.  state {sum, count}, reduced by the caller over ranks and steps, takes the
+ * place of the batch's own (policy and ref may then be NULL); the clamp comes after.  An empty batch gives 0; NaN stays
+ * NaN. */
 PFO_API pfo_status pfo_kto_kl(const pfo_view *policy, const pfo_view *ref, const double *state, double *kl,
                               pfo_error *error);
 

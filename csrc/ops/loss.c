@@ -3,9 +3,10 @@
  *     losses[i]   = L_i(inputs)
  *     grads[k][j] = sum_i g_i dL_i / d input_k[j]
  *
- * Batches are small next to [tokens, vocab] logits, so everything is double and one thread: inputs are read into columns of
- * scratch memory, the formula of the row runs once an element, results are rounded once into the outputs.  Reading all inputs
- * first lets an output share memory with an input.  Scratch: 8 B (inputs + outputs) bytes, on the stack for a small batch. */
+ * Batches are small next to [tokens, vocab] logits, so everything is double and one thread: inputs are read into
+ * columns of scratch memory, the formula of the row runs once an element, results are rounded once into the outputs.
+ * Reading all inputs first lets an output share memory with an input.  Scratch: 8 B (inputs + outputs) bytes, on the
+ * stack for a small batch. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -139,7 +140,7 @@ pfo_status pfo_loss(const pfo_loss_args *args, pfo_error *error)
     return status;
 }
 
-/* ---- KTO's reference point -------------------------------------------------------------------------------------------- */
+/* ---- KTO's reference point ------------------------------------------------------------------------------------- */
 
 static pfo_status check_kl_view(const char *name, const pfo_view *view, int64_t size, pfo_error *error)
 {

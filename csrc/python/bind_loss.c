@@ -138,9 +138,9 @@ static PyObject *run_loss(const pfo_loss_row *row, int wants_grads, loss_arrays 
     args.grad_losses = arrays->bound[arrays->bound_count - 1].view;
     pfo_error error;
     pfo_status status;
-    Py_BEGIN_ALLOW_THREADS
+    Py_BEGIN_ALLOW_THREADS;
     status = pfo_loss(&args, &error);
-    Py_END_ALLOW_THREADS
+    Py_END_ALLOW_THREADS;
     if (status == PFO_OK) return results;
     Py_DECREF(results);
     return pfo_raise(status, &error);
@@ -183,15 +183,15 @@ static PyObject *kto_kl(PyObject *module, PyObject *const *args, Py_ssize_t coun
     }
     pfo_error error;
     double kl = 0;
-    pfo_status status = pfo_kto_kl(policy.view.dtype != PFO_NONE ? &policy.view : NULL,
-                                   ref.view.dtype != PFO_NONE ? &ref.view : NULL,
-                                   args[2] != Py_None ? state : NULL, &kl, &error);
+    pfo_status status =
+        pfo_kto_kl(policy.view.dtype != PFO_NONE ? &policy.view : NULL, ref.view.dtype != PFO_NONE ? &ref.view : NULL,
+                   args[2] != Py_None ? state : NULL, &kl, &error);
     pfo_unbind(&policy);
     pfo_unbind(&ref);
     return status == PFO_OK ? PyFloat_FromDouble(kl) : pfo_raise(status, &error);
 }
 
-/* ---- the list -------------------------------------------------------------------------------------------------------- */
+/* ---- the list -------------------------------------------------------------------------------------------------- */
 
 /* Appends item (stolen, may be NULL) to list; 0 on success. */
 static int append(PyObject *list, PyObject *item)
@@ -207,8 +207,8 @@ static PyObject *describe_inputs(const pfo_loss_row *row)
     PyObject *list = PyList_New(0);
     for (int k = 0; list && k < PFO_LOSS_MAX_INPUTS && row->inputs[k].name; k++) {
         const pfo_loss_input_info *info = &row->inputs[k];
-        PyObject *item = Py_BuildValue("{s:s,s:s,s:N,s:N,s:s}", "name", info->name, "type", types[info->type], "differentiable",
-                                       PyBool_FromLong(info->differentiable), "optional",
+        PyObject *item = Py_BuildValue("{s:s,s:s,s:N,s:N,s:s}", "name", info->name, "type", types[info->type],
+                                       "differentiable", PyBool_FromLong(info->differentiable), "optional",
                                        PyBool_FromLong(info->optional), "meaning", info->meaning);
         if (append(list, item) < 0) Py_CLEAR(list);
     }
@@ -221,9 +221,9 @@ static PyObject *describe_params(const pfo_loss_row *row)
     for (int k = 0; list && k < PFO_LOSS_MAX_PARAMS && row->params[k].name; k++) {
         const pfo_loss_param_info *info = &row->params[k];
         PyObject *value = isnan(info->value) ? Py_NewRef(Py_None) : PyFloat_FromDouble(info->value);
-        PyObject *item = Py_BuildValue("{s:s,s:N,s:d,s:N,s:d,s:N,s:s}", "name", info->name, "default", value, "low", info->low,
-                                       "low_open", PyBool_FromLong(info->low_open), "high", info->high, "high_open",
-                                       PyBool_FromLong(info->high_open), "meaning", info->meaning);
+        PyObject *item = Py_BuildValue("{s:s,s:N,s:d,s:N,s:d,s:N,s:s}", "name", info->name, "default", value, "low",
+                                       info->low, "low_open", PyBool_FromLong(info->low_open), "high", info->high,
+                                       "high_open", PyBool_FromLong(info->high_open), "meaning", info->meaning);
         if (append(list, item) < 0) Py_CLEAR(list);
     }
     return list;
@@ -248,10 +248,10 @@ static PyObject *describe_row(const pfo_loss_row *row)
     static const char *const tokens[] = {"sum", "lengths"};
     const char *dot = strchr(row->name, '.');
     PyObject *family = PyUnicode_FromStringAndSize(row->name, dot - row->name);
-    return Py_BuildValue("{s:s,s:N,s:s,s:s,s:s,s:N,s:N,s:N,s:s,s:s,s:s,s:s}", "name", row->name, "family", family, "variant", dot + 1, "kind",
-                         kinds[row->kind], "tokens", tokens[row->tokens], "inputs", describe_inputs(row), "parameters",
-                         describe_params(row), "rewards", describe_rewards(row), "state", row->state, "formula",
-                         row->formula, "kink", row->kink, "source", row->source);
+    return Py_BuildValue("{s:s,s:N,s:s,s:s,s:s,s:N,s:N,s:N,s:s,s:s,s:s,s:s}", "name", row->name, "family", family,
+                         "variant", dot + 1, "kind", kinds[row->kind], "tokens", tokens[row->tokens], "inputs",
+                         describe_inputs(row), "parameters", describe_params(row), "rewards", describe_rewards(row),
+                         "state", row->state, "formula", row->formula, "kink", row->kink, "source", row->source);
 }
 
 static PyObject *losses(PyObject *module, PyObject *ignored)
