@@ -6,7 +6,13 @@ plain float64 NumPy to be read beside the papers.
 
 from __future__ import annotations
 
-from ._core import __version__
+try:
+    from ._core import __version__
+except ModuleNotFoundError as error:  # a source tree that was never built
+    raise ImportError(
+        "prefopt's C core is not built here: run `pip install -e .` in the source tree, "
+        "or leave it and import the installed package"
+    ) from error
 from ._cuda import cuda_available, cuda_check
 from ._losses import (
     LossInfo,
