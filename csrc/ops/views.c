@@ -265,6 +265,19 @@ pfo_status pfo_check_logits(const pfo_view *logits, const char *name, pfo_error 
     return PFO_OK;
 }
 
+static pfo_status fail_label(const char *address, int32_t dtype, int64_t row, int64_t ignore_index, int64_t vocab,
+                             pfo_error *error)
+{
+    int fits;
+    int64_t label = pfo_read_int(address, dtype, &fits);
+    uint64_t huge = 0; /* a uint64 that no int64 holds */
+    if (!fits) memcpy(&huge, address, sizeof huge);
+    return pfo_fail(error, PFO_ERROR_LABEL, "labels", row,
+                    "expected %lld (ignored) or 0 <= label < %lld, got %s%llu at index %lld", (long long)ignore_index,
+                    (long long)vocab, fits && label < 0 ? "-" : "",
+                    (unsigned long long)(!fits ? huge : label < 0 ? 0 - (uint64_t)label : (uint64_t)label), (long long)row);
+}
+
 pfo_status pfo_check_labels(const pfo_view *labels, const pfo_view *logits, int64_t ignore_index, int64_t *live,
                             pfo_error *error)
 {
@@ -280,9 +293,7 @@ pfo_status pfo_check_labels(const pfo_view *labels, const pfo_view *logits, int6
         int64_t label = pfo_read_int(pfo_walk_at(&walk, row), labels->dtype, &fits);
         if (fits && label == ignore_index) continue;
         if (!fits || label < 0 || label >= vocab)
-            return pfo_fail(error, PFO_ERROR_LABEL, "labels", row,
-                            "expected %lld (ignored) or 0 <= label < %lld, got %lld at index %lld",
-                            (long long)ignore_index, (long long)vocab, (long long)label, (long long)row);
+            return fail_label(pfo_walk_at(&walk, row), labels->dtype, row, ignore_index, vocab, error);
         ++*live;
     }
     return PFO_OK;

@@ -40,6 +40,7 @@ PyObject *pfo_raise(pfo_status status, const pfo_error *error);
 /* Scalars from Python with the argument named in the error.  0 on success. */
 int pfo_take_double(PyObject *object, const char *name, double *value);
 int pfo_take_int64(PyObject *object, const char *name, int64_t *value);
+int pfo_take_bool(PyObject *object, const char *name, int *value);
 
 /* module.c: puts the context's ISA row (prefopt.using_isa) in force for this thread; first call of every entry that
  * runs kernels.  0 on success. */

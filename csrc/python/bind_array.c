@@ -172,7 +172,8 @@ int pfo_bind_out(PyObject *object, const char *name, PyObject *dtype, pfo_bound 
 void pfo_unbind(pfo_bound *bound)
 {
     Py_CLEAR(bound->array);
-    Py_CLEAR(bound->capsule);
+    if (bound->capsule) pfo_release_capsule(bound->capsule);
+    bound->capsule = NULL;
 }
 
 static void fill_view(PyObject *array, int32_t dtype, pfo_view *view)

@@ -38,14 +38,24 @@ static int view_of(const pfo_dl_tensor *tensor, const char *name, pfo_view *view
         PyErr_Format(PyExc_ValueError, "%s: expected at most %d axes, got %d", name, PFO_MAX_NDIM, (int)tensor->ndim);
         return -1;
     }
-    const int64_t size = pfo_dtype_size(view->dtype);
-    int64_t contiguous = size;
+    if (tensor->ndim > 0 && !tensor->shape) {
+        PyErr_Format(PyExc_ValueError, "%s: expected a DLPack shape, got NULL", name);
+        return -1;
+    }
+    const int64_t size = pfo_dtype_size(view->dtype), limit = INT64_MAX / size;
+    int64_t contiguous = 1; /* the C-order stride of the axis, in elements */
     view->ndim = tensor->ndim;
-    view->data = (char *)tensor->data + tensor->byte_offset;
+    view->data = tensor->data ? (char *)tensor->data + tensor->byte_offset : NULL;
     for (int32_t axis = tensor->ndim - 1; axis >= 0; axis--) {
-        view->shape[axis] = tensor->shape[axis];
-        view->strides_bytes[axis] = tensor->strides ? tensor->strides[axis] * size : contiguous;
-        contiguous *= tensor->shape[axis] > 0 ? tensor->shape[axis] : 1;
+        const int64_t length = tensor->shape[axis], stride = tensor->strides ? tensor->strides[axis] : contiguous;
+        if (stride > limit || stride < -limit || (length > 1 && contiguous > limit / length)) {
+            PyErr_Format(PyExc_ValueError, "%s: its DLPack sizes or strides overflow 64 bits at axis %d", name,
+                         (int)axis);
+            return -1;
+        }
+        view->shape[axis] = length;
+        view->strides_bytes[axis] = stride * size;
+        contiguous *= length > 0 ? length : 1;
     }
     return 0;
 }
@@ -74,6 +84,15 @@ int pfo_bind_capsule(PyObject *capsule, const char *name, pfo_bound *bound, int 
     return 0;
 }
 
+/* The producer's destructor runs here, maybe with an exception on its way to the caller, which it must not lose. */
+void pfo_release_capsule(PyObject *capsule)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    Py_DECREF(capsule);
+    PyErr_Restore(type, value, traceback);
+}
+
 int pfo_bind_exporter(PyObject *object, const char *name, pfo_bound *bound, int *read_only)
 {
     PyObject *method = PyObject_GetAttrString(object, "__dlpack__");
@@ -89,6 +108,8 @@ int pfo_bind_exporter(PyObject *object, const char *name, pfo_bound *bound, int 
     Py_XDECREF(keywords);
     Py_XDECREF(none);
     Py_DECREF(method);
+    /* A KeyboardInterrupt or a lack of memory stays what it is. */
+    if (!capsule && (!PyErr_ExceptionMatches(PyExc_Exception) || PyErr_ExceptionMatches(PyExc_MemoryError))) return -1;
     if (!capsule) {
         PyObject *type, *value, *traceback;
         PyErr_Fetch(&type, &value, &traceback);
@@ -100,6 +121,6 @@ int pfo_bind_exporter(PyObject *object, const char *name, pfo_bound *bound, int 
         return -1;
     }
     int status = pfo_bind_capsule(capsule, name, bound, read_only);
-    Py_DECREF(capsule);
+    pfo_release_capsule(capsule);
     return status;
 }

@@ -221,8 +221,9 @@ static int bind_sequence(PyObject *const *arguments, const char *first_name, pfo
     const char *names[4] = {first_name, "mask", "cu_seqlens", "normalizer"};
     PyObject *objects[4] = {arguments[0], arguments[1], arguments[2], arguments[4]};
     pfo_view *views[4] = {&args->logps, &args->mask, &args->cu_seqlens, &args->normalizer};
-    args->average = PyObject_IsTrue(arguments[3]);
-    if (args->average < 0) return -1;
+    int average;
+    if (pfo_take_bool(arguments[3], "average", &average) < 0) return -1;
+    args->average = average;
     for (int k = 0; k < 4; k++) {
         int status = k == 0 ? pfo_bind(objects[k], names[k], 0, NULL, &bound[k])
                             : pfo_bind(objects[k], names[k], 1, NULL, &bound[k]);

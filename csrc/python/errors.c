@@ -57,3 +57,13 @@ int pfo_take_int64(PyObject *object, const char *name, int64_t *value)
     }
     return 0;
 }
+
+int pfo_take_bool(PyObject *object, const char *name, int *value)
+{
+    if (!PyBool_Check(object) && !PyArray_IsScalar(object, Bool)) {
+        PyErr_Format(PyExc_TypeError, "%s: expected a bool, got %s", name, Py_TYPE(object)->tp_name);
+        return -1;
+    }
+    *value = PyObject_IsTrue(object);
+    return *value < 0 ? -1 : 0;
+}
