@@ -69,7 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"prefopt {prefopt.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], text: str
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
         return command
@@ -80,22 +82,38 @@ def build_parser() -> argparse.ArgumentParser:
         help="train and compare DPO, IPO, KTO and CPO on real preference pairs; writes a report",
     )
     check = add(
-        "check", _run_check, "recompute stored reference values here: every usable ISA row, dtype, loss"
+        "check",
+        _run_check,
+        "recompute stored reference values here: every usable ISA row, dtype, loss",
     )
     check.add_argument("--json", action="store_true", help="print one JSON object, not a table")
-    check.add_argument("-v", "--verbose", action="store_true", help="print every case, not a summary")
+    check.add_argument(
+        "-v", "--verbose", action="store_true", help="print every case, not a summary"
+    )
 
-    bench = add("bench", _run_bench, "time the kernels on this machine, beside NumPy and torch, TRL if there")
+    bench = add(
+        "bench",
+        _run_bench,
+        "time the kernels on this machine, beside NumPy and torch, TRL if there",
+    )
     bench.add_argument("--rows", type=_positive, default=256, help="tokens (default: %(default)s)")
     bench.add_argument("--vocab", type=_positive, default=151936, help="default: %(default)s")
-    bench.add_argument("--repeats", type=_positive, default=7, help="median of (default: %(default)s)")
-    bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    bench.add_argument(
+        "--repeats", type=_positive, default=7, help="median of (default: %(default)s)"
+    )
+    bench.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s"
+    )
     bench.add_argument("--json", action="store_true", help="print one JSON object, not a table")
 
-    doctor = add("doctor", _run_doctor, "say what this installation runs on: ISA, threads, integrations")
+    doctor = add(
+        "doctor", _run_doctor, "say what this installation runs on: ISA, threads, integrations"
+    )
     doctor.add_argument("--json", action="store_true", help="print one JSON object, not text")
 
-    explain = add("explain", _run_explain, "name the convention behind a loss value (not in this release)")
+    explain = add(
+        "explain", _run_explain, "name the convention behind a loss value (not in this release)"
+    )
     explain.add_argument("rest", nargs="*", metavar="ARGUMENT", help="ignored in this release")
     return parser
 

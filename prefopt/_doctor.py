@@ -59,7 +59,9 @@ def collect() -> dict[str, Any]:
     chosen, problem = _chosen_isa()
     usable = list(prefopt.isas())
     cuda = prefopt.cuda_available()
-    available_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    available_cpus = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )
     return {
         "prefopt": prefopt.__version__,
         "location": os.path.dirname(os.path.abspath(prefopt.__file__)),

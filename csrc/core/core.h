@@ -9,7 +9,11 @@
 
 #if defined(__GNUC__) || defined(__clang__)
 #define PFO_PRINTF(format_index, first_index) __attribute__((format(printf, format_index, first_index)))
+#if defined(PFO_NO_FORCED_INLINE) /* sanitizer and emulator builds: GCC needs minutes for the scalar row otherwise */
+#define PFO_INLINE static inline __attribute__((unused))
+#else
 #define PFO_INLINE static inline __attribute__((always_inline, unused))
+#endif
 #define PFO_LIKELY(condition) __builtin_expect(!!(condition), 1)
 #define PFO_PREFETCH(address) __builtin_prefetch((address), 0, 3)
 #else

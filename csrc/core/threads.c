@@ -23,7 +23,9 @@
 #endif
 
 static atomic_int thread_setting; /* 0: not decided yet */
+#if !defined(_WIN32) || defined(PFO_OPENMP)
 static atomic_int in_forked_child;
+#endif
 
 /* Below this many logits a parallel region (about 2 us) costs more than it saves. */
 #define PFO_SERIAL_WORK 40000.0

@@ -6,9 +6,18 @@
 #include "isa_list.h"
 
 #if PFO_HAVE_X86
+#include <cpuid.h>
+
+/* clang 14 knows no "f16c" in __builtin_cpu_supports.  "avx2" also says that the system keeps the wide registers. */
+static int cpu_has_f16c(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+}
+
 static int pfo_cpu_has_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && cpu_has_f16c();
 }
 
 static int pfo_cpu_has_avx512(void)
