@@ -1,7 +1,7 @@
 """Command line: ``python -m prefopt {study,check,bench,doctor,explain}``.
 
-Exit codes: 0 all well, 1 something that was checked is wrong, 2 the command could not be carried out
-(bad arguments, missing file, absent library).
+Exit codes: 0 all well, 1 something that was checked is wrong, 2 the command could not be carried
+out (bad arguments, missing file, absent library).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 EXPLAIN_ABSENT = (
-    "prefopt explain: not in this release. It will name the convention behind another project's loss "
-    "value, and comes with the named loss conventions; until then docs/losses.md lists where projects "
-    "disagree."
+    "prefopt explain: not in this release. It will name the convention behind another project's "
+    "loss value, and comes with the named loss conventions; until then docs/losses.md lists where "
+    "projects disagree."
 )
 
 
@@ -121,7 +121,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. argv: arguments without the program name (default: sys.argv[1:]).
 
-    Returns the exit code; argparse raises SystemExit(2) on bad arguments and SystemExit(0) on --help.
+    Returns the exit code; argparse raises SystemExit(2) on bad arguments and SystemExit(0) on
+    --help.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["study"]:

@@ -46,7 +46,7 @@ def _processor() -> str:
 
 
 def _chosen_isa() -> tuple[str | None, str | None]:
-    """(row that kernels run, problem). A bad PREFOPT_ISA raises at the first kernel call, so here."""
+    """(row that kernels run, problem): a bad PREFOPT_ISA raises at the first kernel call."""
     try:
         return _core.isa(), None
     except ValueError as error:
@@ -70,25 +70,21 @@ def collect() -> dict[str, Any]:
         "processor": _processor(),
         "cpus": available_cpus,
         "isa": {
-            "compiled": list(build.get("isas", usable)),
+            "known": str(build["isas"]).split(),
             "usable": usable,
             "chosen": chosen,
             "problem": problem,
         },
         "threads": prefopt.get_num_threads(),
-        "openmp": bool(build.get("openmp")),
-        "compiler": build.get("compiler"),
-        "build": {key: value for key, value in build.items() if key not in ("isas", "compiler")},
+        "openmp": bool(build["openmp"]),
+        "compiler": f"{build['compiler']} {build['compiler_version']}",
+        "flags": build["flags"],
+        "sanitize": build["sanitize"],
         "blas": BLAS_ABSENT,
-        "cuda": {"available": bool(cuda), "reason": None if cuda else _cuda_reason(cuda)},
+        "cuda": {"available": cuda.available, "reason": cuda.reason},
         "integrations": {name: _version(name) for name in INTEGRATIONS},
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
-
-
-def _cuda_reason(available: object) -> str:
-    text = str(available)
-    return "not built" if text in ("", "False", "None") else text
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
@@ -100,10 +96,10 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         f"prefopt       {facts['prefopt']}  ({facts['location']})",
         f"python        {facts['python']} on {facts['platform']}",
         f"processor     {facts['processor']}, {facts['cpus']} usable CPUs",
-        f"isa           {chosen}   usable: {', '.join(isa['usable'])}"
-        f"   compiled: {', '.join(isa['compiled'])}",
+        f"isa           {chosen}   usable here: {', '.join(isa['usable'])}"
+        f"   known: {', '.join(isa['known'])}",
         f"threads       {facts['threads']} ({openmp})",
-        f"compiler      {facts['compiler']}",
+        f"compiler      {facts['compiler']}   {facts['flags']}",
         f"blas          {facts['blas']}",
         f"cuda          {cuda}",
     ]

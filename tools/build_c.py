@@ -4,9 +4,10 @@
     python tools/build_c.py gcc clang            # build into build/c/<name>/
     python tools/build_c.py --run simde neon     # build, then run the test programs
 
-One table (CONFIGURATIONS) names every compiler, target and sanitizer that is used; one function builds
-them all. Incremental by the compiler's own dependency files. A program is one folder entry of PROGRAMS;
-it links the whole of csrc except csrc/python. Nothing here is needed to install the package.
+One table (CONFIGURATIONS) names every compiler, target and sanitizer that is used; one function
+builds them all. Incremental by the compiler's own dependency files. A program is one folder entry
+of PROGRAMS; it links the whole of csrc except csrc/python. Nothing here is needed to install the
+package.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "c"
 
-# lz4's list (lib/Makefile), less -Wdeclaration-after-statement (C11 here) and -Wstrict-aliasing=1: level 1
-# warns of every cast of an address, -Wall's level 3 of those that break the rule.
+# lz4's list (lib/Makefile), less -Wdeclaration-after-statement (C11 here) and -Wstrict-aliasing=1:
+# level 1 warns of every cast of an address, -Wall's level 3 of those that break the rule.
 WARNINGS = shlex.split(
     "-Wall -Wextra -Wcast-qual -Wcast-align -Wshadow -Wswitch-enum -Wundef -Wstrict-prototypes "
-    "-Wmissing-prototypes -Wpointer-arith -Wvla -Wformat=2 -Wwrite-strings -Wredundant-decls -Werror"
+    "-Wmissing-prototypes -Wpointer-arith -Wvla -Wformat=2 -Wwrite-strings -Wredundant-decls "
+    "-Werror"
 )
 STANDARD = ["-std=c11", "-ffp-contract=off", "-fvisibility=hidden"]
 OPENMP = ["-fopenmp", "-DPFO_OPENMP=1"]
@@ -53,7 +55,8 @@ class Configuration:
     flags: tuple[str, ...] = ("-O2",)
     link: tuple[str, ...] = ()
     openmp: bool = True
-    # extra flags for sources whose path ends so: the region pragmas in csrc choose ISA for the others
+    # extra flags for sources whose path ends so: the region pragmas in csrc choose ISA for the
+    # others
     unit_flags: tuple[tuple[str, tuple[str, ...]], ...] = ()
     sources: str = "csrc"
     extra_sources: tuple[str, ...] = ()
@@ -67,7 +70,8 @@ def _zig(target: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "ziglang", "cc", "-target", target)
 
 
-# Builds whose speed nobody looks at: forced inlining costs GCC 20 s in the scalar row, minutes with sanitizers.
+# Builds whose speed nobody looks at: forced inlining costs GCC 20 s in the scalar row, minutes with
+# sanitizers.
 QUICK = "-DPFO_NO_FORCED_INLINE=1"
 SANITIZE = ("-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all", QUICK)
 LEAKS = (
@@ -112,7 +116,10 @@ CONFIGURATIONS = {
         ("gcc",),
         "real AVX-512 flags: the unit and the emulation's own tests (run where the CPU has them)",
         flags=("-O2", "-Itests/simde", QUICK),
-        unit_flags=(("csrc/isa/isa_avx512.c", tuple(AVX512_FLAGS)), ("tests/simde/ops.c", tuple(AVX512_FLAGS))),
+        unit_flags=(
+            ("csrc/isa/isa_avx512.c", tuple(AVX512_FLAGS)),
+            ("tests/simde/ops.c", tuple(AVX512_FLAGS)),
+        ),
         programs=("test_core", "test_simde"),
     ),
     "neon": Configuration(
@@ -122,9 +129,27 @@ CONFIGURATIONS = {
         runner=("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"),
         environment=(("PREFOPT_TEST_SMALL", "1"),),
     ),
-    "windows": Configuration(_zig("x86_64-windows-gnu"), "compiled and linked, not run", flags=("-O2", QUICK), openmp=False, runner=None),
-    "macos-arm": Configuration(_zig("aarch64-macos"), "compiled and linked, not run", flags=("-O2", QUICK), openmp=False, runner=None),
-    "macos-x86": Configuration(_zig("x86_64-macos"), "compiled and linked, not run", flags=("-O2", QUICK), openmp=False, runner=None),
+    "windows": Configuration(
+        _zig("x86_64-windows-gnu"),
+        "compiled and linked, not run",
+        flags=("-O2", QUICK),
+        openmp=False,
+        runner=None,
+    ),
+    "macos-arm": Configuration(
+        _zig("aarch64-macos"),
+        "compiled and linked, not run",
+        flags=("-O2", QUICK),
+        openmp=False,
+        runner=None,
+    ),
+    "macos-x86": Configuration(
+        _zig("x86_64-macos"),
+        "compiled and linked, not run",
+        flags=("-O2", QUICK),
+        openmp=False,
+        runner=None,
+    ),
 }
 
 
@@ -146,7 +171,9 @@ def _is_fresh(target: Path, command_file: Path, command: str) -> bool:
         return False
     names = shlex.split(listed.read_text().replace("\\\n", " "))[1:]
     try:
-        return all(os.stat(ROOT / name).st_mtime_ns < made for name in names if not name.endswith(":"))
+        return all(
+            os.stat(ROOT / name).st_mtime_ns < made for name in names if not name.endswith(":")
+        )
     except FileNotFoundError:
         return False
 
@@ -161,7 +188,16 @@ def _compile(configuration: Configuration, source: Path, folder: Path) -> Path:
     for ending, flags in configuration.unit_flags:
         if relative.endswith(ending):
             command += flags
-    command += ["-Icsrc", "-MMD", "-MF", str(target.with_suffix(".d")), "-c", relative, "-o", str(target)]
+    command += [
+        "-Icsrc",
+        "-MMD",
+        "-MF",
+        str(target.with_suffix(".d")),
+        "-c",
+        relative,
+        "-o",
+        str(target),
+    ]
     text = shlex.join(command)
     command_file = target.with_suffix(".cmd")
     if not _is_fresh(target, command_file, text):
@@ -171,7 +207,7 @@ def _compile(configuration: Configuration, source: Path, folder: Path) -> Path:
 
 
 def build(name: str, *, jobs: int = 2) -> list[Path]:
-    """Build configuration name into build/c/<name>; return its programs. Raises CalledProcessError."""
+    """Build a configuration into build/c/<name>; return its programs, or raise CalledProcessError."""
     configuration = CONFIGURATIONS[name]
     if shutil.which(configuration.compiler[0]) is None:
         raise FileNotFoundError(f"{name}: compiler {configuration.compiler[0]} is not installed")
@@ -181,13 +217,20 @@ def build(name: str, *, jobs: int = 2) -> list[Path]:
     per_program = {program: _program_sources(program) for program in configuration.programs}
     wanted = core + [source for sources in per_program.values() for source in sources]
     with ThreadPoolExecutor(jobs) as pool:
-        objects = dict(zip(wanted, pool.map(lambda s: _compile(configuration, s, folder), wanted), strict=True))
+        objects = dict(
+            zip(wanted, pool.map(lambda s: _compile(configuration, s, folder), wanted), strict=True)
+        )
     programs = []
     for program, sources in per_program.items():
         target = folder / program
         # The shim stands in for libgomp, so -fopenmp is left out of the link there.
         openmp = ["-fopenmp"] if configuration.openmp and not configuration.extra_sources else []
-        link = [*configuration.compiler, *(str(objects[s]) for s in sources + core), "-o", str(target)]
+        link = [
+            *configuration.compiler,
+            *(str(objects[s]) for s in sources + core),
+            "-o",
+            str(target),
+        ]
         link += [*openmp, *configuration.link]
         if "windows" not in name:
             link += ["-lm"]
@@ -208,7 +251,9 @@ def run_programs(name: str, programs: Sequence[Path]) -> int:
         return 0
     environment = os.environ | dict(configuration.environment)
     for program in programs:
-        code = subprocess.run([*configuration.runner, str(program)], cwd=ROOT, env=environment).returncode
+        code = subprocess.run(
+            [*configuration.runner, str(program)], cwd=ROOT, env=environment
+        ).returncode
         if code != 0:
             print(f"{name}: {program.name} exited with {code}")
             return 1
@@ -228,7 +273,9 @@ def main() -> int:
         return 0
     for name in arguments.names:
         if name not in CONFIGURATIONS:
-            parser.error(f"unknown configuration {name!r}: expected one of {', '.join(CONFIGURATIONS)}")
+            parser.error(
+                f"unknown configuration {name!r}: expected one of {', '.join(CONFIGURATIONS)}"
+            )
     for name in arguments.names:
         begin = time.perf_counter()
         try:

@@ -2,10 +2,10 @@
 
     python tools/lint_c.py [ROOT]
 
-Prints ``path:line: rule`` for each breach; exit code 1 if there is one. Rules: a file has at most 400
-lines, a function at most 60, a line at most 120 columns; OpenMP stays in csrc/core, Python and NumPy
-headers in csrc/python; kernels neither allocate nor print; no fast-math anywhere, the build included; no
-names that tell history (_v2, _new, _old, ...).
+Prints ``path:line: rule`` for each breach; exit code 1 if there is one. Rules: a file has at most
+400 lines, a function at most 60, a line at most 120 columns; OpenMP stays in csrc/core, Python and
+NumPy headers in csrc/python; kernels neither allocate nor print; no fast-math anywhere, the build
+included; no names that tell history (_v2, _new, _old, ...).
 """
 
 from __future__ import annotations
@@ -22,16 +22,20 @@ SOURCES = ("csrc", "tests/c", "tests/simde")
 SUFFIXES = (".c", ".h", ".inc", ".cu", ".cuh")
 BUILD_FILES = ("setup.py", "pyproject.toml", "justfile", "tools/build_c.py", ".ci/run")
 
-OPENMP = re.compile(r'#\s*pragma\s+omp\b|_Pragma\s*\(\s*"omp|#\s*include\s*<omp\.h>|\bomp_[a-z_]+\s*\(')
+OPENMP = re.compile(
+    r'#\s*pragma\s+omp\b|_Pragma\s*\(\s*"omp|#\s*include\s*<omp\.h>|\bomp_[a-z_]+\s*\('
+)
 PYTHON = re.compile(r'#\s*include\s*[<"](Python\.h|numpy/)')
-FAST_MATH = re.compile(r"ffast-math|Ofast|funsafe-math|ffinite-math|fassociative-math|fp:fast|FAST_MATH\s+1")
+FAST_MATH = re.compile(
+    r"ffast-math|Ofast|funsafe-math|ffinite-math|fassociative-math|fp:fast|FAST_MATH\s+1"
+)
 STALE = re.compile(r"\b\w+_(v[2-9]|new|old|tmp2|final|fixed|copy2|orig|backup)\b")
 ALLOCATES = re.compile(r"\b(malloc|calloc|realloc|free|printf|fprintf|abort)\s*\(")
 COMMENT_OR_STRING = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"', re.DOTALL)
 
 
 def blank_comments(text: str) -> str:
-    """Return text with comments and strings blanked, line breaks kept, so that line numbers stand."""
+    """Return text with comments and strings blanked and line breaks kept."""
 
     def blank(match: re.Match[str]) -> str:
         return re.sub(r"[^\n]", " ", match.group())
@@ -40,7 +44,9 @@ def blank_comments(text: str) -> str:
 
 
 def function_lengths(code: str) -> Iterator[tuple[int, int]]:
-    """Yield (line of the brace, lines) of each body: a `{` that ends a top-level line up to a lone `}`."""
+    """Yield (line of the brace, lines) of each body: a `{` that ends a top-level line up to a lone
+    `}`.
+    """
     start = None
     for number, line in enumerate(code.split("\n"), 1):
         if start is None and line.rstrip().endswith("{") and line[:1] not in (" ", "#", "}"):
@@ -92,7 +98,9 @@ def check_tree(root: Path) -> list[str]:
             relative = path.relative_to(root).as_posix()
             if STALE.search(path.stem):
                 messages.append(f"{relative}:1: file name tells history")
-            messages += [f"{relative}:{line}: {rule}" for line, rule in check_source(path, relative)]
+            messages += [
+                f"{relative}:{line}: {rule}" for line, rule in check_source(path, relative)
+            ]
     for name in BUILD_FILES:
         path = root / name
         if path.is_file():
