@@ -18,7 +18,8 @@ enum pfo_fold_level {
 
 /* d loss / d logits of one row: out = p (a + b log p), p = exp((x - lse) / temperature). */
 typedef struct pfo_grad_row {
-    double lse;         /* of the scaled logits */
+    double lse; /* of the scaled logits: lse + lse_rest, a sum that one double cannot hold */
+    double lse_rest;
     double temperature; /* > 0 */
     double a, b;
 } pfo_grad_row;

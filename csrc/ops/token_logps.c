@@ -2,6 +2,7 @@
  *
  * Two ways to split, same bits: rows over threads; or, for a few long rows, segments of rows over threads, whose states
  * are merged afterwards in the order in which fold_row merges them. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,10 +60,16 @@ static void write_ignored(const job *j, int64_t row)
 static void finish_row(const job *j, int64_t row, int64_t label, pfo_row_state *state)
 {
     const char *logits = pfo_walk_at(&j->logits, row);
+    const double logit = pfo_read_float(logits + label * j->element_size, j->logits_dtype);
     pfo_row_stats stats;
-    state->target = pfo_read_float(logits + label * j->element_size, j->logits_dtype) * j->inv_temperature;
+    state->target = logit * j->inv_temperature;
     state->has_target = 1;
     pfo_row_state_finish(state, &stats);
+    /* logit / temperature and max / temperature were rounded apart; float64 results show it (1e-12 at 1e4). */
+    if (j->logits_dtype == PFO_F64 && j->inv_temperature != 1.0 && isfinite(stats.logp)) {
+        const double top = pfo_read_float(logits + stats.best * j->element_size, j->logits_dtype);
+        stats.logp += (logit - top) * j->inv_temperature - (state->target - state->max);
+    }
     write_row(j, row, &stats, label);
 }
 

@@ -45,14 +45,23 @@ static double vector_at(const job *j, int which, int64_t row)
     return pfo_read_float(pfo_walk_at(&j->vectors[which], row), j->vector_dtypes[which]);
 }
 
-/* logits[label] / temperature - logps where that carries less rounding than lse (see prefopt.h). */
-static double best_lse(const job *j, int64_t row, double target)
+/* lse of the row as a sum of two doubles, and the label's log p.  logits[label] / temperature - logps is the same
+ * number and taken where it is more exact (see prefopt.h); for float64 logits its last bits go into the rest. */
+static double best_lse(const job *j, int64_t row, double logit, pfo_grad_row *coefficients)
 {
-    double lse = vector_at(j, LSE, row);
-    if (j->vector_dtypes[LOGPS] == PFO_NONE || j->vector_dtypes[LSE] == PFO_F64) return lse;
-    double logp = vector_at(j, LOGPS, row);
-    if (!(fabs(logp) < fabs(lse)) || !isfinite(target)) return lse;
-    return target - logp;
+    const double target = logit / j->temperature;
+    const double lse = vector_at(j, LSE, row), logp = vector_at(j, LOGPS, row);
+    const int wide_lse = j->vector_dtypes[LSE] == PFO_F64 && j->logits_dtype != PFO_F64;
+    coefficients->lse = lse;
+    coefficients->lse_rest = 0.0;
+    if (j->vector_dtypes[LOGPS] == PFO_NONE || wide_lse || !(fabs(logp) < fabs(lse)) || !isfinite(target))
+        return target - lse;
+    /* The quotient's and the difference's rounding errors, exact: Dekker's and Knuth's two-term forms. */
+    const double target_rest = fma(-target, j->temperature, logit) / j->temperature;
+    const double sum = target - logp, back = sum - target;
+    coefficients->lse = sum;
+    coefficients->lse_rest = (target - (sum - back)) - (logp + back) + target_rest;
+    return logp;
 }
 
 static void fill_nan(const job *j, char *out)
@@ -65,24 +74,21 @@ static void grad_one(const job *j, int64_t row, int64_t label)
     const char *logits = pfo_walk_at(&j->logits, row);
     char *out = pfo_walk_at(&j->out, row);
     /* In place, the target's logit is gone after the kernel: read it first. */
-    const double target = pfo_read_float(logits + label * j->element_size, j->logits_dtype) / j->temperature;
-    const double lse = best_lse(j, row, target);
+    const double logit = pfo_read_float(logits + label * j->element_size, j->logits_dtype);
+    pfo_grad_row row_coefficients;
+    const double log_p = best_lse(j, row, logit, &row_coefficients);
     const double grad_logps = vector_at(j, GRAD_LOGPS, row), grad_entropy = vector_at(j, GRAD_ENTROPY, row);
-    if (!isfinite(lse)) {
+    if (!isfinite(row_coefficients.lse)) {
         fill_nan(j, out);
         return;
     }
-    pfo_grad_row row_coefficients;
-    row_coefficients.lse = lse;
     row_coefficients.temperature = j->temperature;
-    /* The entropy term only where it is asked for: a grad_entropy of 0 with an entropy of NaN must not poison the row.
-     * */
+    /* The entropy term only where it is asked for: an entropy of NaN must not poison a row whose grad_entropy is 0. */
     double entropy_term = grad_entropy == 0.0 ? 0.0 : grad_entropy * vector_at(j, ENTROPY, row);
     row_coefficients.a = (vector_at(j, GRAD_LSE, row) - grad_logps - entropy_term) / j->temperature;
     row_coefficients.b = -grad_entropy / j->temperature;
     j->kernels->grad_row[j->logit_index](logits, out, j->vocab, &row_coefficients);
     /* The label's entry again in double: p (a + b log p) + grad_logps / T cancels where p is near 1. */
-    double log_p = target - lse;
     double p = pfo_exp_f64(log_p);
     double slope = p == 0.0 ? 0.0 : p * (row_coefficients.a + row_coefficients.b * log_p);
     pfo_write_float(out + label * j->element_size, j->logits_dtype, slope + grad_logps / j->temperature);

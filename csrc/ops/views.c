@@ -270,12 +270,11 @@ static pfo_status fail_label(const char *address, int32_t dtype, int64_t row, in
 {
     int fits;
     int64_t label = pfo_read_int(address, dtype, &fits);
-    uint64_t huge = 0; /* a uint64 that no int64 holds */
-    if (!fits) memcpy(&huge, address, sizeof huge);
+    uint64_t magnitude = label < 0 ? 0 - (uint64_t)label : (uint64_t)label;
+    if (!fits) memcpy(&magnitude, address, sizeof magnitude); /* a uint64 that no int64 holds */
     return pfo_fail(error, PFO_ERROR_LABEL, "labels", row,
                     "expected %lld (ignored) or 0 <= label < %lld, got %s%llu at index %lld", (long long)ignore_index,
-                    (long long)vocab, fits && label < 0 ? "-" : "",
-                    (unsigned long long)(!fits ? huge : label < 0 ? 0 - (uint64_t)label : (uint64_t)label), (long long)row);
+                    (long long)vocab, fits && label < 0 ? "-" : "", (unsigned long long)magnitude, (long long)row);
 }
 
 pfo_status pfo_check_labels(const pfo_view *labels, const pfo_view *logits, int64_t ignore_index, int64_t *live,
