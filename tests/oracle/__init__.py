@@ -1,0 +1,1 @@
+"""Independent oracles: what the results should be, computed without importing prefopt."""
