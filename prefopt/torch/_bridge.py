@@ -90,7 +90,8 @@ def wide_dtype(tensor: Tensor) -> torch.dtype:
 
 def as_array(tensor: Tensor) -> npt.NDArray[Any]:
     """The tensor's own memory as an array; bfloat16 as the uint16 of its bits."""
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     if tensor.dtype is torch.bfloat16:
         return tensor.view(torch.uint16).numpy()
     return tensor.numpy()

@@ -8,9 +8,11 @@ their own. B numbers go each way: tensors on other devices are computed on the C
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -65,6 +67,7 @@ class _Call(NamedTuple):
     texts: dict[str, str]
 
     @classmethod
+    @functools.lru_cache(256)
     def parse(cls, call: str) -> _Call:
         function, outputs, names, texts = call.split(":")
         pairs = dict(text.split("=", 1) for text in texts.split())
@@ -73,16 +76,16 @@ class _Call(NamedTuple):
 
 def _run(inputs: Sequence[Tensor], call: str, numbers: Sequence[float], grad: Tensor | None) -> Any:
     function, _, names, texts = _Call.parse(call)
-    arrays = [as_array(each.cpu()) for each in inputs]
+    arrays = [as_array(each if each.is_cpu else each.cpu()) for each in inputs]
     keywords: dict[str, Any] = dict(zip(names, [*arrays, *numbers], strict=True))
     if grad is not None:
-        keywords["grad_losses"] = as_array(grad.cpu())
+        keywords["grad_losses"] = as_array(grad if grad.is_cpu else grad.cpu())
     return getattr(_losses, function)(**keywords, **texts)
 
 
 def _forward(inputs: Sequence[Tensor], call: str, numbers: Sequence[float]) -> list[Tensor]:
-    device = inputs[0].device
-    return [torch.from_numpy(each).to(device) for each in _run(inputs, call, numbers, None)]
+    results = _run(inputs, call, numbers, None)
+    return [_on_device_of(inputs[0], each) for each in results]
 
 
 def _backward(
@@ -90,7 +93,12 @@ def _backward(
 ) -> list[Tensor]:
     grads = _run(inputs, call, numbers, grad).grads
     names = [name for name in _Call.parse(call).names if name in DIFFERENTIABLE]
-    return [torch.from_numpy(grads[name]).to(grad.device) for name in names]
+    return [_on_device_of(grad, grads[name]) for name in names]
+
+
+def _on_device_of(tensor: Tensor, array: npt.NDArray[Any]) -> Tensor:
+    result = torch.from_numpy(array)
+    return result if tensor.is_cpu else result.to(tensor.device)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
@@ -170,9 +178,12 @@ gradient_operator.register_vmap(refuse_vmap("loss"))
 
 def _promote(tensors: Mapping[str, Tensor]) -> list[Tensor]:
     """Floating inputs in one dtype: float64 if any is, else float32."""
-    wide = any(each.dtype is torch.float64 for each in tensors.values())
-    dtype = torch.float64 if wide else torch.float32
-    return [each.to(dtype) if each.is_floating_point() else each for each in tensors.values()]
+    dtypes = [each.dtype for each in tensors.values()]
+    dtype = torch.float64 if torch.float64 in dtypes else torch.float32
+    return [
+        each if each.dtype is dtype or not each.is_floating_point() else each.to(dtype)
+        for each in tensors.values()
+    ]
 
 
 def call(

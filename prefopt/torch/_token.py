@@ -256,9 +256,8 @@ def _check(
     logits: Tensor,
     labels: Tensor,
     temperature: float,
-    stats: Sequence[str],
     dtype: str | torch.dtype | None,
-) -> tuple[Tensor, tuple[str, ...]]:
+) -> Tensor:
     """The checks that the kernels cannot make for tensors, or that fake and remote tensors never
     reach them for.
     """
@@ -282,12 +281,14 @@ def _check(
         raise ValueError("logits: expected a vocabulary of at least 1, got 0")
     if not 0.0 < temperature < float("inf"):
         raise ValueError(f"temperature: expected a finite number > 0, got {temperature}")
-    if not stats:
-        return logits, ()
-    unknown = [name for name in stats if name not in STATS]
-    if isinstance(stats, str) or unknown:
+    return logits
+
+
+def _ordered(stats: Sequence[str]) -> tuple[str, ...]:
+    """The names in the order of STATS, each once."""
+    if isinstance(stats, str) or not all(name in STATS for name in stats):
         raise ValueError(f"stats: expected names out of {', '.join(STATS)}, got {stats!r}")
-    return logits, tuple(name for name in STATS if name in stats)
+    return tuple(name for name in STATS if name in stats)
 
 
 def _reinterpret(logits: Tensor, dtype: str | torch.dtype) -> Tensor:
@@ -338,9 +339,13 @@ def token_logps(
         NotImplementedError: under vmap, for forward-mode tangents, and on differentiating the
         gradient.
     """
-    logits, names = _check(logits, labels, temperature, stats, dtype)
+    logits = _check(logits, labels, temperature, dtype)
+    names = _ordered(stats) if stats else ()
     logps, lse, *rest = outputs(logits, labels, ignore_index, float(temperature), " ".join(names))
-    lse = lse.to(logps.dtype, copy=lse.requires_grad)
+    if lse.requires_grad:  # backward reads this one: the caller gets a copy, to change at will
+        lse = lse.to(logps.dtype, copy=True)
+    elif lse.dtype is not logps.dtype:
+        lse = lse.to(logps.dtype)
     if not names:
         return TokenLogps(logps, lse)
     return TokenLogps(logps, lse, **dict(zip(names, rest, strict=True)))
