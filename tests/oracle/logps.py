@@ -42,12 +42,9 @@ class TokenStats:
     mean_abs_logit: np.ndarray  # not a result of prefopt: the condition of mean_logit
 
 
-def _log_sum_exp(x: np.ndarray, maximum: np.ndarray) -> np.ndarray:
-    """log sum exp over the last axis; -inf for an all -inf row, +inf with a +inf, NaN with a
-    NaN.
-    """
-    shift = np.where(np.isfinite(maximum), maximum, 0)
-    result: np.ndarray = np.log(np.exp(x - shift[:, None]).sum(axis=-1)) + shift
+def _log_sum_exp(x: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """log sum exp(x - shift) over the last axis; shift is finite."""
+    result: np.ndarray = np.log(np.exp(x - shift[:, None]).sum(axis=-1))
     return result
 
 
@@ -70,17 +67,19 @@ def token_stats(
     index = np.where(ignored, 0, flat_labels)
     with np.errstate(all="ignore"):
         maximum = x.max(axis=-1)
-        lse = _log_sum_exp(x, maximum)
-        lse2 = _log_sum_exp(2 * x, 2 * maximum)
+        # Relative to the maximum, so that log p of two values near 1e36 does not cancel.
+        shift = np.where(np.isfinite(maximum), maximum, 0)
+        log_sum = _log_sum_exp(x, shift)
+        lse, lse2 = log_sum + shift, _log_sum_exp(2 * x, 2 * shift) + 2 * shift
         target = np.take_along_axis(x, index[:, None], axis=-1)[:, 0]
-        log_p = x - lse[:, None]
+        log_p = (x - shift[:, None]) - log_sum[:, None]
         p = np.exp(log_p)
-        # The definition 0 log 0 = 0, for masked logits only: an all -inf row has NaN here already.
+        # The definition 0 log 0 = 0, for masked logits only: an all -inf row is NaN throughout.
         terms = np.where((p == 0) & (x == -np.inf), 0, -p * log_p)
         terms = np.where((maximum == -np.inf)[:, None], np.nan, terms)
         entropy = terms.sum(axis=-1)
         # A row that holds +inf has no distribution; an all -inf row gives -inf - -inf = NaN here.
-        logps = np.where(maximum == np.inf, np.nan, target - lse)
+        logps = np.where(maximum == np.inf, np.nan, (target - shift) - log_sum)
         first = (x == maximum[:, None]).argmax(axis=-1)
         correct = (first == index) & (maximum > -np.inf)
         mean = x.sum(axis=-1) / precision(vocab)
