@@ -73,7 +73,7 @@ class WindowModel:
         self.config = config
         self.flat = flat
         self.part = views(config, flat)
-        self._logits = np.empty((0, config.vocab), np.float32)
+        self._logits = np.empty((0, config.vocab), flat.dtype)
 
     @classmethod
     def initial(cls, config: ModelConfig, seed: int, log_unigram: Floats) -> WindowModel:
@@ -110,11 +110,11 @@ class WindowModel:
         inner = embedded @ part["w1"]
         inner += part["b1"]
         np.maximum(inner, 0.0, out=inner)
-        output: Floats = inner @ part["w2"]
+        output: Floats = np.matmul(inner, part["w2"])
         output += part["b2"]
         output += embedded[:, -config.hidden :]
         if len(windows) > len(self._logits):
-            self._logits = np.empty((len(windows), config.vocab), np.float32)
+            self._logits = np.empty((len(windows), config.vocab), self.flat.dtype)
         logits = np.matmul(output, part["embed"].T, out=self._logits[: len(windows)])
         logits += part["bias"]
         return logits, Activations(windows, embedded, inner, output)
