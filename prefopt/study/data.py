@@ -152,8 +152,10 @@ def load_user_file(path: Path, skip_bad_rows: bool = False) -> StudyData:
             duplicates += 1
     if min(map(len, sides.values())) < 8:
         counts = f"{len(sides['train'])} train, {len(sides['heldout'])} held-out"
+        skipped = f", {bad} bad rows were skipped" if bad else ""
         raise StudyError(
-            f"{path}: too few different prompts ({counts}); at least 8 on each side are needed"
+            f"{path}: too few different prompts ({counts}; at least 8 on each side are needed)"
+            + skipped
         )
     instruct = tuple(d for d in _load_instruct() if index.add(dialogue_text(d.prompt)))
     notes = [
@@ -202,9 +204,9 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
         try:
             yield number, json.loads(line)
         except json.JSONDecodeError as error:
-            raise StudyError(
-                f"{path}, row {number}: not JSON ({error.msg}, column {error.colno})"
-            ) from None
+            where = f"{path}, row {number}: not JSON ({error.msg}, column {error.colno})"
+            hint = "; expected a JSON list or one JSON object a line" if number == 1 else ""
+            raise StudyError(where + hint) from None
 
 
 def _json_list(path: Path, text: str) -> list[Any]:

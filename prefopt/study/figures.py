@@ -171,8 +171,8 @@ def curve_figure(study: Study) -> Figure:
             series.append(Series(SCENARIO_TITLES[scenario][3:], SCENARIO_COLOURS[scenario], x, y))
         panels.append(Panel(TITLES[method], series, "step", "loss"))
     caption = (
-        f"Training loss over {size} pairs, mean of the seeds; every loss has its own scale. A batch "
-        "is measured before it is learnt from, so neighbouring points also differ by their pairs."
+        f"Training loss over {size} pairs, mean of the seeds; every loss has its own scale. "
+        "A batch is measured before it is learnt from, so neighbouring points are other pairs."
     )
     return Figure("training_curves", caption, panels)
 
