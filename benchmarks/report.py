@@ -40,6 +40,8 @@ def _version(package: str) -> str | None:
 
 def machine(options: argparse.Namespace) -> dict[str, Any]:
     """Date, machine, threads and versions; `load` tells a quiet machine from a busy one."""
+    import torch
+
     import prefopt
 
     huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -56,6 +58,8 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
         "threads": options.threads,
         "pinned_isa": options.isa,
         "isas": list(prefopt.isas()),
+        "isa": prefopt._core.isa(),
+        "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "prefopt": prefopt.__version__,
         "build": prefopt._core.build_info(),
         "python": platform.python_version(),
@@ -73,7 +77,7 @@ def describe(facts: dict[str, Any]) -> str:
     pinned = f", pinned to {facts['pinned_isa']}" if facts["pinned_isa"] else ""
     return (
         f"{facts['date']}  {facts['cpu']}, {facts['cpus']} CPUs, {facts['threads']} threads, "
-        f"rows {'/'.join(facts['isas'])}{pinned}\n"
+        f"prefopt on {facts['isa']}, torch on {facts['torch_isa']}{pinned}\n"
         f"prefopt {facts['prefopt']}, Python {facts['python']}, {versions}\n"
         f"load {facts['load'][0]:.2f}{quiet}\n"
     )

@@ -66,12 +66,12 @@ def full(timings: list[Timing]) -> Timing:
     return next(each for each in timings if each.peer.name == FULL and each.peer.unmasked == 1)
 
 
-def forward(records: Records, targets: list[Target], case: Case | None = None) -> None:
-    case = case or Case(ROWS, VOCAB)
-    rows = [row for row in prefopt.isas() if row != prefopt._core.isa() and row != "scalar"]
-    timings = measure(
-        [*ours(case, rows), *trl(case), *eager(case), *compiled(case, FORMS)], OPTIONS.rounds
-    )
+def forward(records: Records, targets: list[Target]) -> None:
+    case = Case(ROWS, VOCAB)
+    taken = prefopt._core.isa()
+    rows = [row for row in prefopt.isas() if row not in (taken, "scalar") and not OPTIONS.isa]
+    peers = [*ours(case, rows), *trl(case), *eager(case), *compiled(case, FORMS)]
+    timings = measure(peers, OPTIONS.rounds)
     report(records, "forward", case, timings)
     mine = full(timings).median
     alone, both = best(timings, "TRL logps"), best(timings, "TRL logps + entropy")
@@ -274,7 +274,7 @@ def plot(records: Records, facts: dict[str, Any]) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
     for label, line in sorted(points.items(), key=lambda item: -item[1][-1][1]):
         ours_, limit = label.startswith("prefopt"), label.startswith("torch.sum")
-        style = {"color": "black", "linestyle": "--"} if limit else {"marker": "o"}
+        style: dict[str, Any] = {"color": "black", "linestyle": "--"} if limit else {"marker": "o"}
         axes.plot(
             *zip(*sorted(line), strict=True), label=label, linewidth=2.5 if ours_ else 1.2, **style
         )

@@ -34,11 +34,11 @@ class Case:
         generator = torch.Generator().manual_seed(rows + vocab)
         self.rows, self.vocab, self.dtype = rows, vocab, dtype
         self.logits = torch.empty(rows, vocab, dtype=dtype)
-        for part in self.logits.split(64):
+        for part in torch.split(self.logits, 64):
             part.copy_(2 * torch.randn(part.shape, generator=generator))
         self.labels = torch.randint(0, vocab, (rows,), generator=generator)
         self.weights = torch.randn(rows, generator=generator)
-        parts = [self._exact(rows) for rows in self.logits.split(32)]
+        parts = [self._exact(rows) for rows in torch.split(self.logits, 32)]
         log_p = torch.cat([part[0] for part in parts])
         self.entropy = torch.cat([part[1] for part in parts])
         self.logps = log_p

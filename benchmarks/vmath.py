@@ -63,10 +63,10 @@ def main() -> int:
         if sys.stdout.isatty():
             print(f"\r{stop / PATTERNS:5.1%}", end="", flush=True)
     print(f"exp over {PATTERNS // step} float32 patterns, {os.cpu_count()} CPUs")
-    for row, (error, where) in worst.items():
-        print(f"  {row:8} worst {error:.6f} ulp at {where!r} ({float(where).hex()})")
+    for row, (largest, where) in worst.items():
+        print(f"  {row:8} worst {largest:.6f} ulp at {where!r} ({where.hex()})")
     print("  rows agree bit for bit" if agree else "  ROWS DISAGREE")
-    return 0 if agree and all(np.isfinite(error) for error, _ in worst.values()) else 1
+    return 0 if agree and all(np.isfinite(value) for value, _ in worst.values()) else 1
 
 
 if __name__ == "__main__":

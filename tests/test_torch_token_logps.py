@@ -72,8 +72,9 @@ def tolerance(dtype: Any) -> float:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_values(way: str, dtype: Any, temperature: float) -> None:
-    logits, labels = make(dtype)
+@pytest.mark.parametrize("vocab", [33, 5000])  # a tail, and more than a block
+def test_values(way: str, dtype: Any, temperature: float, vocab: int) -> None:
+    logits, labels = make(dtype, vocab=vocab)
     results = prefopt_torch.token_logps(
         logits, labels, temperature=temperature, stats=STATS
     )._asdict()
