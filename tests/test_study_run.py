@@ -18,7 +18,7 @@ from prefopt.study import data, main
 from prefopt.study.config import PRESETS, Cell, Plan, fingerprint, training_from_dict
 
 TRAIN, HELDOUT = 120, 40  # text enough for the base model to leave the unigram behind
-OPTIONS = ["--sizes", "8,24", "--seeds", "0", "--methods", "dpo,kto,cpo", "--scenarios", "sft,base"]
+OPTIONS = ["--sizes", "8,16", "--seeds", "0", "--methods", "dpo,kto,cpo", "--scenarios", "sft,base"]
 CELLS = 12
 
 
@@ -125,6 +125,20 @@ def test_no_matplotlib_still_gives_the_report(
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert "matplotlib is not installed" in page
     assert page.count("<svg") > 6
+
+
+def test_a_result_that_cannot_be_written(
+    finished: Path, pairs_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept = (finished / "results.csv").read_bytes()
+    (finished / "results.csv").unlink()
+    (finished / "results.csv").mkdir()
+    try:
+        assert main(["--data", str(pairs_file), "--out", str(finished), *OPTIONS]) == 2
+        assert "results.csv" in capfd.readouterr().err.splitlines()[-1]
+    finally:
+        (finished / "results.csv").rmdir()
+        (finished / "results.csv").write_bytes(kept)
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(

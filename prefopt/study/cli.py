@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
         "--preset",
         choices=tuple(PRESETS),
         default="quick",
-        help="quick: about a minute on 2 cores; full: 20 to 25 minutes, a larger model, more sizes "
+        help="quick: about a minute on 2 cores; full: about 20 minutes, a larger model, more sizes "
         "and seeds (default: %(default)s)",
     )
     methods = ",".join(METHODS)
@@ -139,6 +139,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(options)
     except StudyError as error:
         print(f"prefopt study: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except OSError as error:  # a full disk, a folder in the place of results.csv
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"prefopt study: {where}{error.strerror or error}", file=sys.stderr)
         return EXIT_USAGE
     except WorkerFailed as error:
         print(f"prefopt study: {error}", file=sys.stderr)

@@ -8,6 +8,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 
+import numpy as np
+
+import prefopt
+
 from .model import ModelConfig
 
 SCHEMA = (
@@ -64,7 +68,7 @@ PRESETS = {
             train_scored=256,
         ),
         sizes=(32, 64, 128, 256, 512),
-        seeds=(0, 1, 2, 3, 4),
+        seeds=(0, 1, 2, 3),
     ),
 }
 
@@ -117,7 +121,8 @@ def fingerprint(training: Training, data_digest: str) -> str:
     """Names the folder of a run's cells: equal for runs whose cells may be mixed, so never across
     configurations.
     """
-    text = json.dumps([SCHEMA, asdict(training), data_digest], sort_keys=True)
+    parts = [SCHEMA, prefopt.__version__, np.__version__, asdict(training), data_digest]
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

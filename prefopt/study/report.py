@@ -92,7 +92,7 @@ def report_html(
         "<h2>Generation samples</h2>",
         f"<p>Prompt (held out): <b>{escape(sample_prompt)}</b>. One draw each, temperature 0.7, "
         f"first seed, after "
-        f"{size} pairs. A model this small writes the manner of an answer, not its matter.</p>",
+        f"{size} pairs. A model this small writes broken English in the manner of an answer.</p>",
         f'<div class="samples">{tables.samples_table(study, size)}</div>',
         "<h2>How to read the scores</h2>",
         "<dl>"
