@@ -169,7 +169,7 @@ def kto_loss(
     With r = policy_logps - ref_logps and z0 = kl, a constant through which no gradient flows:
     desirable answers cost desirable_weight * (1 - sigmoid(beta (r - z0))), the others
     undesirable_weight * (1 - sigmoid(beta (z0 - r))) (Ethayarajh et al. 2024, arXiv 2402.01306,
-    section 4). A batch may hold one class only.
+    section 4.1). A batch may hold one class only.
 
     policy_logps, ref_logps: [B] sums over answer tokens. desirable: [B] bool, or integers 0 and 1.
     kl: one number, from `kto_kl`. beta > 0, weights >= 0. Rewards are beta * r. Returns
@@ -207,6 +207,8 @@ def kto_kl(
     """
     total = None
     if state is not None:
+        if not isinstance(state, Iterable) or isinstance(state, str):
+            raise TypeError(f"state: expected (sum, count), got {type(state).__name__}")
         total = tuple(take_number("state", item) for item in state)
         if len(total) != 2:
             raise ValueError(f"state: expected (sum, count), got {len(total)} numbers")

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build" / "c"
 
 # lz4's list (lib/Makefile), less -Wdeclaration-after-statement (C11 here) and -Wstrict-aliasing=1:
 # level 1 warns of every cast of an address, -Wall's level 3 of those that break the rule.
@@ -39,11 +38,7 @@ OPENMP = ["-fopenmp", "-DPFO_OPENMP=1"]
 AVX512_FLAGS = shlex.split("-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c")
 AVX2_FLAGS = shlex.split("-mavx2 -mfma -mf16c")
 
-PROGRAMS = {
-    # name: (sources, part of the default set)
-    "test_core": ("tests/c/*.c", True),
-    "test_simde": ("tests/simde/*.c", False),
-}
+PROGRAMS = {"test_core": "tests/c/*.c", "test_simde": "tests/simde/*.c"}
 
 
 @dataclass(frozen=True)
@@ -55,13 +50,12 @@ class Configuration:
     flags: tuple[str, ...] = ("-O2",)
     link: tuple[str, ...] = ()
     openmp: bool = True
+    warnings: bool = True
     # extra flags for sources whose path ends so: the region pragmas in csrc choose ISA for the
     # others
     unit_flags: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    sources: str = "csrc"
     extra_sources: tuple[str, ...] = ()
     programs: tuple[str, ...] = ("test_core",)
-    compile_only: bool = False
     runner: tuple[str, ...] | None = ()  # () runs directly, None cannot run here
     environment: tuple[tuple[str, str], ...] = ()
 
@@ -153,15 +147,11 @@ CONFIGURATIONS = {
 }
 
 
-def _core_sources() -> list[Path]:
-    return [path for path in sorted((ROOT / "csrc").rglob("*.c")) if path.parent.name != "python"]
+def _core_sources(root: Path) -> list[Path]:
+    return [path for path in sorted((root / "csrc").rglob("*.c")) if path.parent.name != "python"]
 
 
-def _program_sources(program: str) -> list[Path]:
-    return sorted(ROOT.glob(PROGRAMS[program][0]))
-
-
-def _is_fresh(target: Path, command_file: Path, command: str) -> bool:
+def _is_fresh(root: Path, target: Path, command_file: Path, command: str) -> bool:
     """True if target was made by command and is newer than everything its dependency file names."""
     if not target.exists() or not command_file.exists() or command_file.read_text() != command:
         return False
@@ -172,17 +162,18 @@ def _is_fresh(target: Path, command_file: Path, command: str) -> bool:
     names = shlex.split(listed.read_text().replace("\\\n", " "))[1:]
     try:
         return all(
-            os.stat(ROOT / name).st_mtime_ns < made for name in names if not name.endswith(":")
+            os.stat(root / name).st_mtime_ns < made for name in names if not name.endswith(":")
         )
     except FileNotFoundError:
         return False
 
 
-def _compile(configuration: Configuration, source: Path, folder: Path) -> Path:
+def _compile(configuration: Configuration, root: Path, source: Path, folder: Path) -> Path:
     """Compile one source into folder unless it is fresh; return the object."""
-    relative = source.relative_to(ROOT).as_posix()
+    relative = source.relative_to(root).as_posix()
     target = folder / (relative.replace("/", "__")[:-2] + ".o")
-    command = [*configuration.compiler, *STANDARD, *WARNINGS, *configuration.flags]
+    command = [*configuration.compiler, *STANDARD, *configuration.flags]
+    command += WARNINGS if configuration.warnings else ["-w"]
     if configuration.openmp:
         command += OPENMP
     for ending, flags in configuration.unit_flags:
@@ -200,47 +191,77 @@ def _compile(configuration: Configuration, source: Path, folder: Path) -> Path:
     ]
     text = shlex.join(command)
     command_file = target.with_suffix(".cmd")
-    if not _is_fresh(target, command_file, text):
-        subprocess.run(command, cwd=ROOT, check=True)
+    if not _is_fresh(root, target, command_file, text):
+        subprocess.run(command, cwd=root, check=True)
         command_file.write_text(text)
     return target
 
 
+def _compile_all(
+    configuration: Configuration, root: Path, sources: list[Path], folder: Path, jobs: int
+) -> dict[Path, Path]:
+    """Compile sources into folder, jobs at a time; return the object of each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        objects = pool.map(lambda s: _compile(configuration, root, s, folder), sources)
+        return dict(zip(sources, objects, strict=True))
+
+
+def _link(command: list[str], objects: list[Path], target: Path, options: Sequence[str]) -> None:
+    """Link objects into target unless it is newer than all of them."""
+    newest = max(item.stat().st_mtime_ns for item in objects)
+    if target.exists() and target.stat().st_mtime_ns >= newest:
+        return
+    subprocess.run([*command, *map(str, objects), "-o", str(target), *options], check=True)
+
+
 def build(name: str, *, jobs: int = 2) -> list[Path]:
-    """Build a configuration into build/c/<name>; return its programs, or raise CalledProcessError."""
+    """Build a configuration into build/c/<name>; return its programs or raise."""
     configuration = CONFIGURATIONS[name]
     if shutil.which(configuration.compiler[0]) is None:
         raise FileNotFoundError(f"{name}: compiler {configuration.compiler[0]} is not installed")
-    folder = BUILD / name
-    folder.mkdir(parents=True, exist_ok=True)
-    core = _core_sources() + [ROOT / extra for extra in configuration.extra_sources]
-    per_program = {program: _program_sources(program) for program in configuration.programs}
+    folder = ROOT / "build" / "c" / name
+    core = _core_sources(ROOT) + [ROOT / extra for extra in configuration.extra_sources]
+    per_program = {p: sorted(ROOT.glob(PROGRAMS[p])) for p in configuration.programs}
     wanted = core + [source for sources in per_program.values() for source in sources]
-    with ThreadPoolExecutor(jobs) as pool:
-        objects = dict(
-            zip(wanted, pool.map(lambda s: _compile(configuration, s, folder), wanted), strict=True)
-        )
+    objects = _compile_all(configuration, ROOT, wanted, folder, jobs)
+    options = [*configuration.link, *([] if "windows" in name else ["-lm", "-pthread"])]
+    # A shim among the extra sources stands in for libgomp, so -fopenmp is left out of that link.
+    if configuration.openmp and not configuration.extra_sources:
+        options.append("-fopenmp")
     programs = []
     for program, sources in per_program.items():
         target = folder / program
-        # The shim stands in for libgomp, so -fopenmp is left out of the link there.
-        openmp = ["-fopenmp"] if configuration.openmp and not configuration.extra_sources else []
-        link = [
-            *configuration.compiler,
-            *(str(objects[s]) for s in sources + core),
-            "-o",
-            str(target),
-        ]
-        link += [*openmp, *configuration.link]
-        if "windows" not in name:
-            link += ["-lm"]
-        if not configuration.openmp and configuration.runner is not None:
-            link += ["-pthread"]
-        newest = max(objects[s].stat().st_mtime_ns for s in sources + core)
-        if not target.exists() or target.stat().st_mtime_ns < newest:
-            subprocess.run(link, cwd=ROOT, check=True)
+        _link([*configuration.compiler], [objects[s] for s in sources + core], target, options)
         programs.append(target)
     return programs
+
+
+def build_extension(root: Path, folder: Path, *, jobs: int = 2) -> Path:
+    """Build prefopt/_core of the tree at root in place, quickly and without warnings (for mutants).
+
+    setup.py is how the package is built; setuptools compiles everything anew on any change, which a
+    run over mutants cannot afford.
+    """
+    import sysconfig
+
+    import numpy
+
+    configuration = Configuration(
+        ("gcc",),
+        "the Python extension",
+        flags=(
+            *("-O1", "-fPIC", "-fno-math-errno", "-fno-trapping-math", QUICK),
+            *('-DPFO_BUILD_FLAGS="mutant"', '-DPFO_BUILD_SANITIZE=""'),
+            *("-isystem", sysconfig.get_path("include"), "-isystem", numpy.get_include()),
+        ),
+        warnings=False,
+    )
+    sources = sorted((root / "csrc").rglob("*.c"))
+    objects = _compile_all(configuration, root, sources, folder, jobs)
+    target = root / "prefopt" / f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
+    _link(["gcc", "-shared"], list(objects.values()), target, ["-fopenmp", "-lm"])
+    return target
 
 
 def run_programs(name: str, programs: Sequence[Path]) -> int:

@@ -94,6 +94,13 @@ static void rescale(const pfo_row_state *part, double max, double *sum_exp, doub
     *sum_x_exp = scale == 0.0 ? *sum_exp : scale * fma(shift, part->sum_exp, part->sum_x_exp);
 }
 
+void pfo_row_state_rebase(pfo_row_state *state, double max)
+{
+    const pfo_row_state before = *state; /* rescale reads its input after it has written */
+    rescale(&before, max, &state->sum_exp, &state->sum_x_exp, &state->sum_exp2);
+    state->max = max;
+}
+
 void pfo_row_state_merge(pfo_row_state *into, const pfo_row_state *from)
 {
     if (from->has_target) {

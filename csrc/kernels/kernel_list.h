@@ -4,6 +4,7 @@
 #define PFO_KERNEL_LIST_H
 
 #include "../core/dtype.h"
+#include "../core/row_state.h"
 
 /* Which sums fold_row makes: each level includes the ones before. */
 enum pfo_fold_level {

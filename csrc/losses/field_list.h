@@ -25,7 +25,7 @@
     INPUT(batch_per_token, STATISTIC, "B / nll_tokens")
 
 #define PFO_LOSS_PARAM_FIELDS(PARAM)                                     \
-    PARAM(beta, "strength of the pull towards the reference; IPO's tau") \
+    PARAM(beta, "scale of the log-ratios; tau in IPO") \
     PARAM(label_smoothing, "share e of preferences taken as flipped")    \
     PARAM(desirable_weight, "weight lambda_D of desirable answers")      \
     PARAM(undesirable_weight, "weight lambda_U of undesirable answers")  \

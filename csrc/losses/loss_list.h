@@ -41,7 +41,7 @@ LOSS(kto, kto, UNPAIRED, SUM, NONE,
      REWARDS(REWARD(rewards)), STATE(""),
      FORMULA("desirable: lambda_D (1 - sigmoid(beta (r - z0))); undesirable: lambda_U (1 - sigmoid(beta (z0 - r))); "
              "r = pi - ref, z0 = kl"),
-     KINK(""), SOURCE("Ethayarajh et al. 2024, arXiv 2402.01306, section 4, the KTO loss"))
+     KINK(""), SOURCE("Ethayarajh et al. 2024, arXiv 2402.01306, section 4.1"))
 
 LOSS(cpo, sigmoid, PAIR, SUM, CHOSEN_NLL,
      INPUTS(GRAD(policy_chosen_logps), GRAD(policy_rejected_logps), GRAD_OR(chosen_nll, 0),
@@ -52,7 +52,7 @@ LOSS(cpo, sigmoid, PAIR, SUM, CHOSEN_NLL,
      REWARDS(REWARD(chosen_rewards), REWARD(rejected_rewards)), STATE(""),
      FORMULA("-(1 - e) log sigmoid(beta u) - e log sigmoid(-beta u) + cpo_alpha sum(chosen_nll) / nll_tokens, "
              "u = pi_w - pi_l"),
-     KINK(""), SOURCE("Xu et al. 2024, arXiv 2401.08417, eq. 3 and the NLL term of section 3"))
+     KINK(""), SOURCE("Xu et al. 2024, arXiv 2401.08417, eq. 3, and its NLL regulariser"))
 
 LOSS(sft, nll, UNPAIRED, SUM, TOKEN_MEAN,
      INPUTS(GRAD(policy_logps), FIXED_OR(lengths, 0)),

@@ -174,7 +174,12 @@ static PyObject *kto_kl(PyObject *module, PyObject *const *args, Py_ssize_t coun
     (void)module;
     if (count != 3) return PyErr_Format(PyExc_TypeError, "kto_kl: expected 3 arguments, got %zd", count);
     double state[2];
-    if (args[2] != Py_None && !PyArg_ParseTuple(args[2], "dd", &state[0], &state[1])) return NULL;
+    if (args[2] != Py_None) {
+        if (!PyTuple_Check(args[2]) || PyTuple_GET_SIZE(args[2]) != 2)
+            return PyErr_Format(PyExc_TypeError, "state: expected the tuple (sum, count)");
+        if (pfo_take_double(PyTuple_GET_ITEM(args[2], 0), "state", &state[0]) < 0) return NULL;
+        if (pfo_take_double(PyTuple_GET_ITEM(args[2], 1), "state", &state[1]) < 0) return NULL;
+    }
     pfo_bound policy, ref;
     if (pfo_bind(args[0], "policy_kl_logps", 1, NULL, &policy) < 0) return NULL;
     if (pfo_bind(args[1], "ref_kl_logps", 1, NULL, &ref) < 0) {

@@ -10,7 +10,8 @@
  *   P_fma(a, b, c)               a * b + c with one rounding
  *   P_max(a, b)                  a > b ? a : b      so the result is b when either is NaN, and max(+0, -0) = -0
  *   P_min(a, b)                  a < b ? a : b      (likewise b)
- *   P_pow2_bits(t)               the low bits of t's integer image moved into the exponent: see vmath.h
+ *   P_pow2_bits(t)               t's bits << 20 (vf) or << 52 (vd): what vmath.h makes powers of two from
+ *   vf_lookup8(table, t)         lane i: table[t_i's bits & 7]; table holds 8 floats
  *   P_hadd(a) P_hmax(a)          lanes i and i + n/2 combine, then halves of that: a fixed tree
  * and the loads and stores of the dtypes (any alignment that suits one element):
  *   vf_load_f32 vf_load_f16 vf_load_bf16, vf_store_*, vd_load_f64, vd_store_f64

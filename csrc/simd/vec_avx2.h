@@ -31,13 +31,21 @@ PFO_INLINE vd vd_fma(vd a, vd b, vd c)
     return PFO_PAIR(vd, _mm256_fmadd_pd(a.lo, b.lo, c.lo), _mm256_fmadd_pd(a.hi, b.hi, c.hi));
 }
 
-PFO_INLINE __m256 avx2_pow2_ps(__m256 t) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t), 23)); }
+PFO_INLINE __m256 avx2_pow2_ps(__m256 t) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t), 20)); }
 PFO_INLINE __m256d avx2_pow2_pd(__m256d t)
 {
     return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(t), 52));
 }
 PFO_INLINE vf vf_pow2_bits(vf t) { return PFO_PAIR(vf, avx2_pow2_ps(t.lo), avx2_pow2_ps(t.hi)); }
 PFO_INLINE vd vd_pow2_bits(vd t) { return PFO_PAIR(vd, avx2_pow2_pd(t.lo), avx2_pow2_pd(t.hi)); }
+
+/* permutevar8x32 takes the low three bits of each index lane: the table is one register. */
+PFO_INLINE vf vf_lookup8(const float *table, vf t)
+{
+    __m256 eight = _mm256_loadu_ps(table);
+    return PFO_PAIR(vf, _mm256_permutevar8x32_ps(eight, _mm256_castps_si256(t.lo)),
+                    _mm256_permutevar8x32_ps(eight, _mm256_castps_si256(t.hi)));
+}
 
 PFO_INLINE float vf_hadd(vf a)
 {

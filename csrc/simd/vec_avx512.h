@@ -19,8 +19,17 @@ PFO_INLINE vd vd_fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
 PFO_INLINE vd vd_max(vd a, vd b) { return _mm512_max_pd(a, b); }
 PFO_INLINE vd vd_min(vd a, vd b) { return _mm512_min_pd(a, b); }
 
-PFO_INLINE vf vf_pow2_bits(vf t) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t), 23)); }
+PFO_INLINE vf vf_pow2_bits(vf t) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t), 20)); }
 PFO_INLINE vd vd_pow2_bits(vd t) { return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(t), 52)); }
+
+/* permutexvar takes four bits of each index lane: the table stands in the register twice. */
+PFO_INLINE vf vf_lookup8(const float *table, vf t)
+{
+    __m256 eight = _mm256_loadu_ps(table);
+    __m512 twice = _mm512_castpd_ps(
+        _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_castps_pd(eight)), _mm256_castps_pd(eight), 1));
+    return _mm512_permutexvar_ps(_mm512_castps_si512(t), twice);
+}
 
 /* Halves through extractf64x4 and 128-bit steps: the tree of vec.h, which _mm512_reduce_add_ps does not promise. */
 PFO_INLINE __m256 avx512_upper_ps(__m512 a) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1)); }

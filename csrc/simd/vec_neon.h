@@ -36,11 +36,24 @@ PFO_INLINE vd vd_min(vd a, vd b) { PFO_NEON_MAP(vd, PFO_NEON_PICK_F64(vcltq_f64,
 
 PFO_INLINE vf vf_pow2_bits(vf t)
 {
-    PFO_NEON_MAP(vf, vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(t.part[i]), 23)));
+    PFO_NEON_MAP(vf, vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(t.part[i]), 20)));
 }
 PFO_INLINE vd vd_pow2_bits(vd t)
 {
     PFO_NEON_MAP(vd, vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(t.part[i]), 52)));
+}
+
+/* The table as 32 bytes: lane j needs bytes 4 j .. 4 j + 3. */
+PFO_INLINE float32x4_t neon_lookup8(uint8x16x2_t bytes, float32x4_t t)
+{
+    uint32x4_t index = vandq_u32(vreinterpretq_u32_f32(t), vdupq_n_u32(7));
+    uint32x4_t places = vmlaq_u32(vdupq_n_u32(0x03020100), index, vdupq_n_u32(0x04040404));
+    return vreinterpretq_f32_u8(vqtbl2q_u8(bytes, vreinterpretq_u8_u32(places)));
+}
+PFO_INLINE vf vf_lookup8(const float *table, vf t)
+{
+    uint8x16x2_t bytes = {{vreinterpretq_u8_f32(vld1q_f32(table)), vreinterpretq_u8_f32(vld1q_f32(table + 4))}};
+    PFO_NEON_MAP(vf, neon_lookup8(bytes, t.part[i]));
 }
 
 PFO_INLINE float vf_hadd(vf a)

@@ -35,8 +35,17 @@ PFO_INLINE vf vf_pow2_bits(vf t)
     uint32_t bits[PFO_VF_LANES];
     vf result;
     memcpy(bits, t.lane, sizeof bits);
-    for (int i = 0; i < PFO_VF_LANES; i++) bits[i] <<= 23;
+    for (int i = 0; i < PFO_VF_LANES; i++) bits[i] <<= 20;
     memcpy(result.lane, bits, sizeof bits);
+    return result;
+}
+
+PFO_INLINE vf vf_lookup8(const float *table, vf t)
+{
+    uint32_t bits[PFO_VF_LANES];
+    vf result;
+    memcpy(bits, t.lane, sizeof bits);
+    for (int i = 0; i < PFO_VF_LANES; i++) result.lane[i] = table[bits[i] & 7];
     return result;
 }
 

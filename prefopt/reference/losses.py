@@ -125,7 +125,7 @@ def kto_loss(
     grad_losses: npt.ArrayLike | None = None,
     return_grads: bool = False,
 ) -> UnpairedLoss:
-    """KTO eq. 8, per answer [B], with r = pi - ref and z0 = kl (see `kto_kl`), a constant:
+    """KTO section 4.1, per answer [B], with r = pi - ref and z0 = kl (see `kto_kl`), a constant:
 
     desirable     lambda_D - v = lambda_D (1 - sigma(beta (r - z0)))
     undesirable   lambda_U - v = lambda_U (1 - sigma(beta (z0 - r)))

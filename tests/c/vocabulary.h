@@ -10,7 +10,7 @@
 typedef struct vocabulary_f32 {
     float set1[F32_LANES], add[F32_LANES], sub[F32_LANES], mul[F32_LANES], fma[F32_LANES];
     float max[F32_LANES], min[F32_LANES], pow2_bits[F32_LANES], exp[F32_LANES], loaded[F32_LANES];
-    float from_f16[F32_LANES], from_bf16[F32_LANES];
+    float lookup8[F32_LANES], from_f16[F32_LANES], from_bf16[F32_LANES];
     uint16_t to_f16[F32_LANES], to_bf16[F32_LANES];
     float hadd, hmax;
 } vocabulary_f32;

@@ -2,9 +2,9 @@
 
 Nothing here imports prefopt or shares a line with it. Each loss exists twice:
 
-- `ORACLES[name].mp`: one element in mpmath, the equation as printed. `evaluate` runs it at `DIGITS`
-  over a batch and differentiates the weighted sum of the losses numerically at that precision, so
-  it is the truth for values, rewards and gradients, extremes included.
+- `ORACLES[name].mp`: one element in mpmath, the equation as printed. `evaluate` runs it at 60
+  digits over a batch and differentiates the weighted sum of the losses numerically at that
+  precision, so it is the truth for values, rewards and gradients, extremes included.
 - `ORACLES[name].torch`: the batch in float64 torch, with torch's own `logsigmoid`, for autograd.
 
 `inputs`, `constants`, `parameters` and `rewards` say, again independently, what the loss takes; a
@@ -19,7 +19,8 @@ from typing import Any
 
 import mpmath as mp
 
-DIGITS = 360  # 1 - sigma(x) must keep 20 digits down to the smallest double, 5e-324
+DIGITS = 60
+DIGITS_EXTREME = 360  # 1 - sigma(x) keeps 20 digits down to the smallest double, 5e-324
 
 Numbers = Mapping[str, Any]
 
@@ -190,14 +191,16 @@ class Truth:
     grads: dict[str, list[Any]]
 
 
-def evaluate(name: str, inputs: Numbers, params: Numbers, grad_losses: Any = None) -> Truth:
-    """Values, rewards and d(sum_i g_i losses_i)/d input_j of a batch, at `DIGITS` digits.
+def evaluate(
+    name: str, inputs: Numbers, params: Numbers, grad_losses: Any = None, digits: int = DIGITS
+) -> Truth:
+    """Values, rewards and d(sum_i g_i losses_i)/d input_j of a batch, at `digits` digits.
 
     `inputs` are sequences of floats of one length (kl a float), taken as the exact numbers they
     are.
     """
     oracle = ORACLES[name]
-    with mp.workdps(DIGITS):
+    with mp.workdps(digits):
         x = {key: _exact(value) for key, value in inputs.items()}
         p = {
             key: None if value is None else mp.mpf(value)
