@@ -71,6 +71,7 @@ class BuildExt(build_ext):
                 f"-fsanitize={sanitize}",
                 "-fno-omit-frame-pointer",
                 "-fno-sanitize-recover=all",
+                "-DPFO_NO_FORCED_INLINE",  # GCC needs over ten minutes for the scalar row otherwise
             ]
             link_args += [f"-fsanitize={sanitize}"]
         wanted = os.environ.get("PREFOPT_OPENMP", "auto")
