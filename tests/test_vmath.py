@@ -31,6 +31,7 @@ def stated(path: str, pattern: str, otherwise: float) -> float:
 
 
 EXP_F32_ULP = stated("simd/vmath.h", r"([\d.]+) ulp for float exp", 5.60)
+EXP_F32_NEAR_ULP = stated("simd/vmath.h", r"\(([\d.]+) ulp for \|x\| <= 16\)", 2.56)
 EXP_F64_ULP = stated("simd/vmath.h", r"Double exp ([\d.]+) ulp", 0.90)
 LOG_F64_ULP = stated("core/row_state.h", r"([\d.]+) ulp; log\(0\) = -inf", 0.84)
 EXP_F32_FLUSH = 2.0**-125  # below it the result lies between 0 and the true value
