@@ -32,6 +32,21 @@ from prefopt._loss_call import (
 )
 from prefopt._loss_types import LossInfo, PairLoss, SequenceLoss, UnpairedLoss
 
+__all__ = [
+    "LossInfo",
+    "PairLoss",
+    "SequenceLoss",
+    "UnpairedLoss",
+    "cpo_loss",
+    "dpo_loss",
+    "ipo_loss",
+    "kto_kl",
+    "kto_loss",
+    "loss",
+    "losses",
+    "sft_loss",
+]
+
 ArrayLike = npt.ArrayLike
 
 

@@ -71,9 +71,9 @@ def _section(info: LossInfo) -> str:
         gradient = "yes" if item.differentiable else "constant"
         lines.append(f"| `{item.name}` | {kind}{optional} | {gradient} | {item.meaning} |\n")
     lines += ["\n| parameter | default | range | |\n", "| --- | --- | --- | --- |\n"]
-    for item in info.parameters:
-        default = "from the inputs" if item.default is None else f"{item.default:g}"
-        lines.append(f"| `{item.name}` | {default} | {item.range} | {item.meaning} |\n")
+    for param in info.parameters:
+        default = "from the inputs" if param.default is None else f"{param.default:g}"
+        lines.append(f"| `{param.name}` | {default} | {param.range} | {param.meaning} |\n")
     rewards = ", ".join(f"`{name}`" for name in info.rewards) or "none"
     tokens = {
         "sum": "sums over tokens",
