@@ -17,6 +17,7 @@ from ._cuda import cuda_available, cuda_check
 from ._losses import (
     LossInfo,
     PairLoss,
+    SequenceLoss,
     UnpairedLoss,
     cpo_loss,
     dpo_loss,
@@ -34,6 +35,7 @@ __all__ = [
     "LossInfo",
     "PairLoss",
     "RowState",
+    "SequenceLoss",
     "TokenLogps",
     "UnpairedLoss",
     "__version__",
