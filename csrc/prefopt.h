@@ -148,7 +148,7 @@ typedef struct pfo_token_logps_args {
     pfo_view logits; /* [..., V] f16|bf16|f32|f64, last axis contiguous, other axes any stride, elements aligned */
     pfo_view labels; /* [...] any integer type; ignore_index marks rows that are not read */
     int64_t ignore_index;
-    double temperature; /* > 0 and finite; x = logits / temperature */
+    double temperature; /* from 1e-30 to 1e30; x = logits / temperature */
     /* Outputs, each [...] with the leading shape of logits, or pfo_view_none(): f32 (f64 for f64 logits; lse may be f64
      * always); correct is bool: 1 if label is the first maximum.  Ignored rows get 0.  They may not overlap each other
      * or an input. */

@@ -62,7 +62,7 @@ def token_logps(
         Aligned with logits (nothing is shifted): ``ignore_index``, or 0 <= label < V.
     dtype : what the bits of ``logits`` are where their own dtype does not say ("bfloat16").
     ignore_index : rows with this label are not read; all their results are 0.
-    temperature : finite, > 0.
+    temperature : from 1e-30 to 1e30.
     stats : names out of "entropy", "correct", "mean_logit", "max_logit", "lse2" to return as well.
 
     Returns
@@ -206,7 +206,7 @@ class RowState(NamedTuple):
     """x[label] if this part holds it, else -inf"""
     best: int
     """global index of the first maximum, -1 if there is none"""
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, as the C field is named
     """vocabulary entries read"""
     has_target: int
     """1 if target was seen"""

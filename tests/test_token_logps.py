@@ -283,6 +283,18 @@ def test_temperature_is_division_of_the_logits(
     assert same_results(got, want)
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e30])
+def test_extreme_temperatures(isa: str, dtype: Dtype, temperature: float) -> None:
+    """At the ends of the range: the maximum takes all, or all that is not masked shares alike."""
+    logits = dtype.make(np.array([[0.0, 1.0, -np.inf, 2.0, -3.0]]))
+    got = prefopt.token_logps(
+        logits, np.array([3]), temperature=temperature, stats=("entropy",), **dtype.arguments
+    )
+    want = -math.log(4) if temperature > 1 else 0.0
+    assert got.logps[0] == pytest.approx(want, rel=1e-6, abs=0)
+    assert got.entropy[0] == pytest.approx(-want, rel=1e-6, abs=0)
+
+
 # ---- ignored rows --------------------------------------------------------------------------------
 
 

@@ -175,7 +175,7 @@ pfo_status pfo_token_logps(const pfo_token_logps_args *args, pfo_error *error)
     const pfo_view *outputs[OUTPUT_COUNT] = {&args->logps,      &args->lse,       &args->entropy, &args->correct,
                                              &args->mean_logit, &args->max_logit, &args->lse2};
     int64_t live;
-    pfo_status status = pfo_check_positive(args->temperature, "temperature", error);
+    pfo_status status = pfo_check_temperature(args->temperature, error);
     if (status == PFO_OK) status = pfo_check_logits(&args->logits, "logits", error);
     if (status == PFO_OK) status = pfo_check_labels(&args->labels, &args->logits, args->ignore_index, &live, error);
     if (status == PFO_OK) status = check_outputs(args, outputs, error);
@@ -208,7 +208,7 @@ pfo_status pfo_row_state_read(pfo_row_state *state, const pfo_view *logits, int6
                               double temperature, pfo_error *error)
 {
     pfo_clear(error);
-    pfo_status status = pfo_check_positive(temperature, "temperature", error);
+    pfo_status status = pfo_check_temperature(temperature, error);
     if (status == PFO_OK) status = pfo_check_logits(logits, "logits", error);
     if (status != PFO_OK) return status;
     if (logits->ndim != 1)

@@ -147,7 +147,7 @@ pfo_status pfo_token_logps_grad(const pfo_token_logps_grad_args *args, pfo_error
     const pfo_view *vectors[VECTOR_COUNT] = {&args->lse,        &args->logps,        &args->entropy,
                                              &args->grad_logps, &args->grad_entropy, &args->grad_lse};
     int64_t live;
-    pfo_status status = pfo_check_positive(args->temperature, "temperature", error);
+    pfo_status status = pfo_check_temperature(args->temperature, error);
     if (status == PFO_OK) status = pfo_check_logits(&args->logits, "logits", error);
     if (status == PFO_OK) status = pfo_check_labels(&args->labels, &args->logits, args->ignore_index, &live, error);
     if (status == PFO_OK) status = check_vectors(args, vectors, error);

@@ -48,7 +48,8 @@ pfo_status pfo_check_disjoint(const pfo_view *out, const char *name, const pfo_v
                               pfo_error *error);
 /* Same memory, shape and strides: in place. */
 int pfo_same_view(const pfo_view *a, const pfo_view *b);
-pfo_status pfo_check_positive(double value, const char *name, pfo_error *error);
+/* From 1e-30 to 1e30: float32 holds its inverse with room for the logits. */
+pfo_status pfo_check_temperature(double value, pfo_error *error);
 
 /* Logits [..., V] and labels [...]: all that every op over logits checks, labels included.  *live gets the number of
  * rows that are not ignored. */
