@@ -7,6 +7,7 @@ PREFOPT_DEBUG=1, PREFOPT_WERROR=1.
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -64,7 +65,9 @@ class BuildExt(build_ext):
         compile_args += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
         link_args: list[str] = []
         if flag("PREFOPT_WERROR"):
-            compile_args += [*WARNINGS, "-Werror"]
+            # As system headers, NumPy's and Python's own warnings do not count.
+            headers = [numpy.get_include(), sysconfig.get_path("include")]
+            compile_args += [*WARNINGS, "-Werror", *(f"-isystem{path}" for path in headers)]
         sanitize = os.environ.get("PREFOPT_SANITIZE", "")
         if sanitize:
             compile_args += [
