@@ -1,7 +1,7 @@
 """prefopt: token log-probabilities and preference losses in hand-written C, forward and backward.
 
-NumPy arrays in and out; `prefopt.torch` has the same functions for tensors with autograd, `prefopt.reference` once more in
-plain float64 NumPy to be read beside the papers.
+NumPy arrays in and out; `prefopt.torch` has the same functions for tensors with autograd,
+`prefopt.reference` once more in plain float64 NumPy to be read beside the papers.
 """
 
 from __future__ import annotations

@@ -24,12 +24,12 @@
     INPUT(chosen_nll_mean, STATISTIC, "sum of chosen_nll / nll_tokens")                           \
     INPUT(batch_per_token, STATISTIC, "B / nll_tokens")
 
-#define PFO_LOSS_PARAM_FIELDS(PARAM)                                     \
-    PARAM(beta, "scale of the log-ratios; tau in IPO") \
-    PARAM(label_smoothing, "share e of preferences taken as flipped")    \
-    PARAM(desirable_weight, "weight lambda_D of desirable answers")      \
-    PARAM(undesirable_weight, "weight lambda_U of undesirable answers")  \
-    PARAM(cpo_alpha, "weight of the NLL term")                           \
+#define PFO_LOSS_PARAM_FIELDS(PARAM)                                    \
+    PARAM(beta, "scale of the log-ratios; tau in IPO")                  \
+    PARAM(label_smoothing, "share e of preferences taken as flipped")   \
+    PARAM(desirable_weight, "weight lambda_D of desirable answers")     \
+    PARAM(undesirable_weight, "weight lambda_U of undesirable answers") \
+    PARAM(cpo_alpha, "weight of the NLL term")                          \
     PARAM(nll_tokens, "tokens that the NLL is averaged over; default: the sum of the lengths")
 
 #define PFO_LOSS_REWARD_FIELDS(REWARD) \

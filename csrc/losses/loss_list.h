@@ -29,13 +29,11 @@ LOSS(dpo, sigmoid, PAIR, SUM, NONE,
 LOSS(dpo, ipo, PAIR, LENGTHS, NONE,
      INPUTS(GRAD(policy_chosen_logps), GRAD(policy_rejected_logps), FIXED(ref_chosen_logps), FIXED(ref_rejected_logps),
             FIXED_OR(chosen_lengths, 1), FIXED_OR(rejected_lengths, 1)),
-     PARAMS(REAL(beta, 0.1, ABOVE(0), BELOW(INFINITY))),
-     REWARDS(REWARD(chosen_rewards), REWARD(rejected_rewards)), STATE(""),
-     FORMULA("(h - 1 / (2 beta))^2, h = (pi_w - ref_w) / N_w - (pi_l - ref_l) / N_l; no lengths: N = 1"), KINK(""),
-     SOURCE("Azar et al. 2023, arXiv 2310.12036, eq. 17; lengths: its authors, see huggingface/trl#1265"))
+     PARAMS(REAL(beta, 0.1, ABOVE(0), BELOW(INFINITY))), REWARDS(REWARD(chosen_rewards), REWARD(rejected_rewards)),
+     STATE(""), FORMULA("(h - 1 / (2 beta))^2, h = (pi_w - ref_w) / N_w - (pi_l - ref_l) / N_l; no lengths: N = 1"),
+     KINK(""), SOURCE("Azar et al. 2023, arXiv 2310.12036, eq. 17; lengths: its authors, see huggingface/trl#1265"))
 
-LOSS(kto, kto, UNPAIRED, SUM, NONE,
-     INPUTS(GRAD(policy_logps), FIXED(ref_logps), FIXED(desirable), FIXED(kl)),
+LOSS(kto, kto, UNPAIRED, SUM, NONE, INPUTS(GRAD(policy_logps), FIXED(ref_logps), FIXED(desirable), FIXED(kl)),
      PARAMS(REAL(beta, 0.1, ABOVE(0), BELOW(INFINITY)), REAL(desirable_weight, 1.0, FROM(0), BELOW(INFINITY)),
             REAL(undesirable_weight, 1.0, FROM(0), BELOW(INFINITY))),
      REWARDS(REWARD(rewards)), STATE(""),
@@ -54,8 +52,7 @@ LOSS(cpo, sigmoid, PAIR, SUM, CHOSEN_NLL,
              "u = pi_w - pi_l"),
      KINK(""), SOURCE("Xu et al. 2024, arXiv 2401.08417, eq. 3, and its NLL regulariser"))
 
-LOSS(sft, nll, UNPAIRED, SUM, TOKEN_MEAN,
-     INPUTS(GRAD(policy_logps), FIXED_OR(lengths, 0)),
+LOSS(sft, nll, UNPAIRED, SUM, TOKEN_MEAN, INPUTS(GRAD(policy_logps), FIXED_OR(lengths, 0)),
      PARAMS(REAL(nll_tokens, PFO_NO_DEFAULT, ABOVE(0), BELOW(INFINITY))), REWARDS(NO_REWARD), STATE(""),
      FORMULA("-pi B / nll_tokens: the mean over the batch is the mean over its tokens"), KINK(""),
      SOURCE("maximum likelihood; the token mean of huggingface/trl 1.16"))

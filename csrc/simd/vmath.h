@@ -6,10 +6,10 @@
  *
  * What saves instructions in a loop that is bound by them:
  *   - 8 x / ln 2 + MAGIC leaves the integer in the low mantissa bits (round to nearest even).  MAGIC also holds the
- *     exponent's bias less one (the polynomial's coefficients are doubled to make up for it), so the same bits, shifted so
- *     that k meets the exponent field, are the float 2^(k-1) (1 + j/8): the factor is made by one shift.  The table holds
- *     2^(j/8) / (1 + j/8), and one permute looks it up.  Against a degree 6 polynomial without a table the forward kernel
- *     took 12 % less time on AVX2 and 21 % less on AVX-512 (one thread, entropy, cached; 2026-11-23).
+ *     exponent's bias less one (the polynomial's coefficients are doubled to make up for it), so the same bits, shifted
+ *     so that k meets the exponent field, are the float 2^(k-1) (1 + j/8): the factor is made by one shift.  The table
+ *     holds 2^(j/8) / (1 + j/8), and one permute looks it up.  Against a degree 6 polynomial without a table the
+ *     forward kernel took 12 % less time on AVX2 and 21 % less on AVX-512 (one thread, entropy, cached; 2026-11-23).
  *   - ln 2 / 8 as one float is off by 1.9e-9 relative: that moves x by a twentieth of the half-ulp that
  *     x = logit - reference has been rounded by already.  A second fma step cost 9 %.
  *   - Where the integer is 0, at the bottom, the factor is exactly 0: clamping x from below there turns everything
@@ -17,9 +17,9 @@
  * NaN stays NaN: it goes through the multiplication, not through integer arithmetic.
  *
  * Worst error over all float inputs, against float64: 5.60 ulp for float exp wherever the true value is at least 2^-125
- * (2.56 ulp for |x| <= 16); below that the result lies between 0 and about the true value (5 units of 2^-149).  From 88.7228394 on it is +inf,
- * as it should be.  Double exp 0.90 ulp and log 0.84 ulp (pfo_log_f64), worst of 4 million samples each.
- * benchmarks/vmath.py sweeps, tests/test_vmath.py holds the bounds. */
+ * (2.56 ulp for |x| <= 16); below that the result lies between 0 and about the true value (5 units of 2^-149).  From
+ * 88.7228394 on it is +inf, as it should be.  Double exp 0.90 ulp and log 0.84 ulp (pfo_log_f64), worst of 4 million
+ * samples each. benchmarks/vmath.py sweeps, tests/test_vmath.py holds the bounds. */
 
 #define PFO_EXP_F32_LOW (-87.34f) /* 8 k + j = -1008: factor 0 */
 #define PFO_EXP_F32_HIGH 89.0f    /* 2 * polynomial * 2^127 overflows as it should */

@@ -1,7 +1,8 @@
 /* Every AVX-512 operation that csrc/simd/vec_avx512.h uses, against plain C, lane by lane.
  *
  * Built twice: with -DPFO_SIMDE on AVX2 (does the emulation do what plain C does?) and with real AVX-512 flags
- * (does the hardware do what plain C does?).  tests/test_lint.py fails when the row uses an operation that is not named here. */
+ * (does the hardware do what plain C does?).  tests/test_lint.py fails when the row uses an operation that is not named
+ * here. */
 #if defined(PFO_SIMDE)
 #include "pfo_simde.h"
 #else
