@@ -115,6 +115,13 @@ static void check_f32(tally *t, const float *a, const float *b, const float *c)
     _mm256_storeu_ps(low, _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(va), 1)));
     memcpy(want_low, a + 8, sizeof want_low);
     compare_bits(t, "extractf64x4_pd, castps_pd", low, want_low, 4, 8);
+
+    const __m512d lower = _mm512_castpd256_pd512(_mm256_castps_pd(_mm256_loadu_ps(a)));
+    const __m512 twice = _mm512_castpd_ps(_mm512_insertf64x4(lower, _mm256_castps_pd(_mm256_loadu_ps(a)), 1));
+    F32_CHECK("castpd256_pd512, insertf64x4, castpd_ps", twice, a[i % 8]);
+    uint32_t index[16];
+    memcpy(index, b, sizeof index);
+    F32_CHECK("permutexvar_ps", _mm512_permutexvar_ps(_mm512_castps_si512(vb), va), a[index[i] & 15u]);
 }
 
 static void check_f64(tally *t, const double *a, const double *b, const double *c)
