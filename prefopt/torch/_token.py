@@ -279,8 +279,8 @@ def _check(
         )
     if logits.shape[-1] == 0:
         raise ValueError("logits: expected a vocabulary of at least 1, got 0")
-    if not 0.0 < temperature < float("inf"):
-        raise ValueError(f"temperature: expected a finite number > 0, got {temperature}")
+    if not 1e-30 <= temperature <= 1e30:
+        raise ValueError(f"temperature: expected a number from 1e-30 to 1e30, got {temperature}")
     return logits
 
 

@@ -187,8 +187,8 @@ def _check(logits: Tensor, index: Tensor, temperature: float, row_mask: Tensor |
     for name, value in (("logits", logits), ("index", index), ("row_mask", row_mask)):
         if not isinstance(value, Tensor) and (value is not None or name != "row_mask"):
             raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
-    if not 0.0 < temperature < float("inf"):
-        raise ValueError(f"temperature: expected a finite number > 0, got {temperature}")
+    if not 1e-30 <= temperature <= 1e30:
+        raise ValueError(f"temperature: expected a number from 1e-30 to 1e30, got {temperature}")
     if index.is_floating_point() or index.is_complex() or index.dtype is torch.bool:
         raise TypeError(f"index: expected an integer dtype, got {index.dtype}")
     lead = index.shape if index.dim() == logits.dim() - 1 else index.shape[:-1]
