@@ -230,3 +230,9 @@ def test_bad_input() -> None:
             _core.row_state_merge(state, EMPTY)
         with pytest.raises((ValueError, TypeError)):
             _core.row_state_merge(EMPTY, state)
+
+
+def test_target_that_no_part_holds_is_minus_inf() -> None:
+    state = _core.row_state_read(np.ones(3), None, 0, 99, 1.0)
+    assert state[5] == -np.inf
+    assert state[8] == 0

@@ -196,3 +196,9 @@ def test_rows_agree() -> None:
                 for size in (len(x), 0, 1, 7, 8, 9, 15, 16, 17, 33):
                     start = len(x) - size
                     assert same_bits(plain(function(x[start:])), want[start:]), (isa, size)
+
+
+def test_log_f64_at_the_ends() -> None:
+    got = _core.log_f64(np.array([0.0, -0.0, -1.0, 0.25, np.inf, np.nan]))
+    want = np.array([-np.inf, -np.inf, np.nan, np.log(0.25), np.inf, np.nan])
+    np.testing.assert_array_equal(got, want)
