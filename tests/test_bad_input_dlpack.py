@@ -44,10 +44,12 @@ class ManagedTensor(ctypes.Structure):
 
 DELETER = ctypes.CFUNCTYPE(None, ctypes.POINTER(ManagedTensor))
 DESTRUCTOR = ctypes.CFUNCTYPE(None, ctypes.c_void_p)  # not py_object: the capsule is being freed
-new_capsule = ctypes.pythonapi.PyCapsule_New
+# Its own handle: functions of ctypes.pythonapi are shared, and the last to set argument types wins.
+python_api = ctypes.PyDLL(None)
+new_capsule = python_api.PyCapsule_New
 new_capsule.restype = ctypes.py_object
 new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, DESTRUCTOR)
-is_valid = ctypes.pythonapi.PyCapsule_IsValid
+is_valid = python_api.PyCapsule_IsValid
 is_valid.restype = ctypes.c_int
 is_valid.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
 
