@@ -16,6 +16,13 @@ class _PairFields(NamedTuple):
     rejected_rewards: Array
 
 
+class _StepFields(NamedTuple):
+    losses: Array
+    chosen_rewards: Array
+    rejected_rewards: Array
+    steps: Array
+
+
 class _UnpairedFields(NamedTuple):
     losses: Array
     rewards: Array
@@ -36,6 +43,12 @@ class PairLoss(_PairFields):
     grads: dict[str, Array] | None = None
 
 
+class StepPairLoss(_StepFields):
+    """`PairLoss` and eps-DPO's `steps` [B], which `eps_dpo_beta` turns into the next beta."""
+
+    grads: dict[str, Array] | None = None
+
+
 class UnpairedLoss(_UnpairedFields):
     """Loss over single labelled answers; unpacks as `losses, rewards`, each [B].
 
@@ -46,18 +59,23 @@ class UnpairedLoss(_UnpairedFields):
 
 
 class SequenceLoss(_SequenceFields):
-    """Loss over sequences that has no reward; unpacks as `(losses,)`, [B].
+    """Loss that has no reward; unpacks as `(losses,)`, [B] ([B, T] for `kl_loss`).
 
-    `grads` is as for `PairLoss`.
+    `grads` is as for `PairLoss`; by token inputs they are [B, T].
     """
 
     grads: dict[str, Array] | None = None
 
 
-class LossInput(NamedTuple):
-    """One array that a loss takes.
+AnyLoss = PairLoss | StepPairLoss | UnpairedLoss | SequenceLoss
 
-    `type` is "real" ([B] float), "count" ([B], >= 0), "flag" ([B] bool) or "scalar" (one number).
+
+class LossInput(NamedTuple):
+    """One array that a row takes.
+
+    `type` is "real" ([B] float), "count" ([B], >= 0), "flag" ([B] bool), "scalar" (one number),
+    "tokens" ([B, T] float), "mask" ([B, T] bool), "indices" ([B, K] integer, -1 for none) or
+    "gathered" ([N] float).
     """
 
     name: str
@@ -68,30 +86,39 @@ class LossInput(NamedTuple):
 
 
 class LossParameter(NamedTuple):
-    """One number that a loss takes. `default` is None where it is made from the inputs."""
+    """One number, or one of the words `choices`, that a row takes.
+
+    `default` is None where it is made from the inputs.
+    """
 
     name: str
-    default: float | None
+    default: float | str | None
     low: float
     low_open: bool
     high: float
     high_open: bool
     meaning: str
+    choices: tuple[str, ...] = ()
 
     @property
     def range(self) -> str:
-        """The legal values as an interval, such as "(0, inf)"."""
+        """The legal values as an interval, such as "(0, inf)", or as words."""
+        if self.choices:
+            return " | ".join(self.choices)
         left, right = "[("[self.low_open], "])"[self.high_open]
         return f"{left}{self.low:g}, {self.high:g}{right}"
 
 
 class LossInfo(NamedTuple):
-    """One row of the list of losses.
+    """One row of the list of losses and procedures.
 
-    `kind` is "pair", "unpaired", "batch", "token", "vocab" or "procedure"; `tokens` says how token
-    log-probabilities become the inputs: "sum", or "lengths" (sums with lengths, averages without).
-    `state` names explicit state that goes in and out ("" for none), `kink` the points without a
-    derivative and what is returned there ("" for none), `source` the paper and equation.
+    `kind` is "pair", "unpaired", "token" or "procedure"; `tokens` says how token log-probabilities
+    become the inputs: "sum", or "lengths" (sums with lengths, averages without). `rewards` are the
+    names of a loss's rewards, `outputs` (name, shape) of everything beside the losses: shape is
+    "rows" [B], "number" [], "flags" [B] bool, "tokens" [B, T] or "positions" [B, T] int64.
+    `tokenwise`: the losses are [B, T]. `state` names explicit state that goes in and out ("" for
+    none), `kink` the points without a derivative and what is returned there ("" for none), `source`
+    the paper and equation.
     """
 
     name: str
@@ -102,6 +129,8 @@ class LossInfo(NamedTuple):
     inputs: tuple[LossInput, ...]
     parameters: tuple[LossParameter, ...]
     rewards: tuple[str, ...]
+    outputs: tuple[tuple[str, str], ...]
+    tokenwise: bool
     state: str
     formula: str
     kink: str

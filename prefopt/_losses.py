@@ -19,121 +19,140 @@ from typing import Any, cast
 import numpy.typing as npt
 
 from prefopt import _core
+from prefopt._conventions import Convention, conventions
 from prefopt._loss_call import (
     LIST,
+    DefaultNumber,
     evaluate,
     find,
-    must_be_default,
     nearest,
-    no_convention,
+    run_procedure,
     take_array,
     take_number,
-    take_text,
 )
-from prefopt._loss_types import LossInfo, PairLoss, SequenceLoss, UnpairedLoss
+from prefopt._loss_functions import (
+    arpo_loss,
+    bco_delta,
+    bco_loss,
+    bco_udm_weights,
+    beta_dpo_keep,
+    beta_dpo_loss,
+    beta_dpo_state,
+    cal_dpo_loss,
+    cpo_loss,
+    dpo_loss,
+    dpop_loss,
+    eps_dpo_beta,
+    eps_dpo_loss,
+    gae,
+    grpo_loss,
+    kl_loss,
+    kto_loss,
+    odpo_loss,
+    orpo_loss,
+    ppo_loss,
+    rdpo_loss,
+    reward_model_loss,
+    rso_accept,
+    sampo_indices,
+    sampo_loss,
+    sft_loss,
+    simper_loss,
+    slic_loss,
+    spin_loss,
+    tdpo_loss,
+    tpo_loss,
+)
+from prefopt._loss_types import (
+    AnyLoss,
+    LossInfo,
+    PairLoss,
+    SequenceLoss,
+    StepPairLoss,
+    UnpairedLoss,
+)
 
 __all__ = [
+    "Convention",
     "LossInfo",
     "PairLoss",
     "SequenceLoss",
+    "StepPairLoss",
     "UnpairedLoss",
+    "arpo_loss",
+    "bco_delta",
+    "bco_loss",
+    "bco_udm_weights",
+    "beta_dpo_keep",
+    "beta_dpo_loss",
+    "beta_dpo_state",
+    "cal_dpo_loss",
+    "conventions",
     "cpo_loss",
     "dpo_loss",
+    "dpop_loss",
+    "eps_dpo_beta",
+    "eps_dpo_loss",
+    "gae",
+    "grpo_loss",
     "ipo_loss",
+    "kl_loss",
     "kto_kl",
     "kto_loss",
     "loss",
     "losses",
+    "odpo_loss",
+    "orpo_loss",
+    "ppo_loss",
+    "rdpo_loss",
+    "reward_model_loss",
+    "rso_accept",
+    "sampo_indices",
+    "sampo_loss",
     "sft_loss",
+    "simper_loss",
+    "slic_loss",
+    "spin_loss",
+    "tdpo_loss",
+    "tpo_loss",
 ]
 
 ArrayLike = npt.ArrayLike
 
 
 def losses() -> tuple[LossInfo, ...]:
-    """Every loss there is: name, inputs, parameters with default and range, formula, source."""
+    """Every row there is: name, inputs, parameters with default and range, formula, source."""
     return tuple(LIST.values())
 
 
-def loss(name: str, **inputs: Any) -> PairLoss | UnpairedLoss | SequenceLoss:
-    """Any loss by its name in `losses()`, such as "dpo.sigmoid".
+def loss(name: str, **inputs: Any) -> AnyLoss:
+    """Any row by its name in `losses()`, such as "dpo.sigmoid".
 
     Inputs and parameters go by the names of that row; `grad_losses`, `return_grads` and
-    `convention` are as for the other functions. An unknown name raises ValueError, an unknown
-    keyword TypeError; both name the nearest valid ones.
+    `convention` are as for the other functions. A procedure ("gae.gae") returns the named tuple of
+    its outputs. An unknown name raises ValueError, an unknown keyword TypeError; both name the
+    nearest valid ones.
     """
     info = find(name)
-    grad_losses = inputs.pop("grad_losses", None)
-    return_grads = inputs.pop("return_grads", False)
-    convention = inputs.pop("convention", None)
+    options: dict[str, Any] = {"grad_losses": None, "return_grads": False, "convention": None}
+    if info.kind == "procedure":
+        options = {}
+    given = {key: inputs.pop(key, value) for key, value in options.items()}
     known = {item.name for item in info.inputs} | {item.name for item in info.parameters}
-    extra = [*known, "grad_losses", "return_grads", "convention"]
     for key in inputs:
         if key not in known:
-            raise TypeError(f"{key}: {name} takes no such argument; {nearest(key, extra)}")
+            hint = nearest(key, [*known, *options])
+            raise TypeError(f"{key}: {name} takes no such argument; {hint}")
     for item in info.inputs:
         if not item.optional and inputs.get(item.name) is None:
             raise TypeError(f"{item.name}: {name} needs this input")
     arrays = {item.name: inputs.get(item.name) for item in info.inputs}
     numbers_ = {p.name: inputs[p.name] for p in info.parameters if p.name in inputs}
-    return evaluate(info, arrays, numbers_, convention, grad_losses, return_grads)
-
-
-def dpo_loss(
-    policy_chosen_logps: ArrayLike,
-    policy_rejected_logps: ArrayLike,
-    ref_chosen_logps: ArrayLike,
-    ref_rejected_logps: ArrayLike,
-    *,
-    loss_type: str = "sigmoid",
-    beta: float = 0.1,
-    label_smoothing: float = 0.0,
-    f_divergence_type: str = "reverse_kl",
-    f_alpha_divergence_coef: float = 0.5,
-    discopop_tau: float = 0.05,
-    chosen_lengths: ArrayLike | None = None,
-    rejected_lengths: ArrayLike | None = None,
-    convention: str | None = None,
-    grad_losses: ArrayLike | None = None,
-    return_grads: bool = False,
-) -> PairLoss:
-    """Direct preference optimisation over pairs, with a reference model.
-
-    With h_s = policy_s_logps - ref_s_logps (s: chosen, rejected) and e = label_smoothing:
-
-    - "sigmoid": -(1 - e) log sigmoid(beta (h_chosen - h_rejected)) - e log sigmoid(beta (h_rejected
-      - h_chosen)). DPO (Rafailov et al. 2023, arXiv 2305.18290, eq. 7); e > 0 is Mitchell's cDPO,
-      eq. 3. Where policy and reference agree it is exactly ln 2.
-    - "ipo": (h_chosen - h_rejected - 1 / (2 beta))^2, IPO (Azar et al. 2023, arXiv 2310.12036,
-      eq. 17) with beta for its tau. Given lengths, each h is divided by its own; without, the
-      inputs are taken as they are. The two differ by the length in their margin: do not share a
-      tuned beta.
-
-    The four inputs are [B] sums over answer tokens, the lengths [B] counts of answer tokens >= 0
-    (an answer of length 0 has average 0 and gradient 0). beta > 0, 0 <= label_smoothing < 0.5.
-    Rewards are beta * h_s, of the sums for either loss. Returns `PairLoss`.
-    A keyword that the chosen loss does not use raises ValueError unless it has its default.
-    """
-    info = find(f"dpo.{take_text('loss_type', loss_type)}", "loss_type")
-    no_convention(convention)
-    must_be_default(
-        info,
-        f_divergence_type=(f_divergence_type, "reverse_kl"),
-        f_alpha_divergence_coef=(f_alpha_divergence_coef, 0.5),
-        discopop_tau=(discopop_tau, 0.05),
-        label_smoothing=(label_smoothing, 0.0),
+    if info.kind == "procedure":
+        return cast(AnyLoss, run_procedure(name, arrays, numbers_))
+    return evaluate(
+        info, arrays, numbers_, given["convention"], given["grad_losses"], given["return_grads"]
     )
-    arrays = {
-        "policy_chosen_logps": policy_chosen_logps,
-        "policy_rejected_logps": policy_rejected_logps,
-        "ref_chosen_logps": ref_chosen_logps,
-        "ref_rejected_logps": ref_rejected_logps,
-        "chosen_lengths": chosen_lengths,
-        "rejected_lengths": rejected_lengths,
-    }
-    params = {"beta": beta, "label_smoothing": label_smoothing}
-    result = evaluate(info, arrays, params, convention, grad_losses, return_grads)
-    return cast(PairLoss, result)
 
 
 def ipo_loss(
@@ -142,7 +161,7 @@ def ipo_loss(
     ref_chosen_logps: ArrayLike,
     ref_rejected_logps: ArrayLike,
     *,
-    beta: float = 0.1,
+    beta: float = DefaultNumber(0.1),
     chosen_lengths: ArrayLike | None = None,
     rejected_lengths: ArrayLike | None = None,
     convention: str | None = None,
@@ -163,47 +182,6 @@ def ipo_loss(
         grad_losses=grad_losses,
         return_grads=return_grads,
     )
-
-
-def kto_loss(
-    policy_logps: ArrayLike,
-    ref_logps: ArrayLike,
-    desirable: ArrayLike,
-    *,
-    kl: ArrayLike,
-    beta: float = 0.1,
-    desirable_weight: float = 1.0,
-    undesirable_weight: float = 1.0,
-    loss_type: str = "kto",
-    convention: str | None = None,
-    grad_losses: ArrayLike | None = None,
-    return_grads: bool = False,
-) -> UnpairedLoss:
-    """Kahneman-Tversky optimisation over single answers, with a reference model.
-
-    With r = policy_logps - ref_logps and z0 = kl, a constant through which no gradient flows:
-    desirable answers cost desirable_weight * (1 - sigmoid(beta (r - z0))), the others
-    undesirable_weight * (1 - sigmoid(beta (z0 - r))) (Ethayarajh et al. 2024, arXiv 2402.01306,
-    section 4.1). A batch may hold one class only.
-
-    policy_logps, ref_logps: [B] sums over answer tokens. desirable: [B] bool, or integers 0 and 1.
-    kl: one number, from `kto_kl`. beta > 0, weights >= 0. Rewards are beta * r. Returns
-    `UnpairedLoss`.
-    """
-    info = find(f"kto.{take_text('loss_type', loss_type)}", "loss_type")
-    arrays = {
-        "policy_logps": policy_logps,
-        "ref_logps": ref_logps,
-        "desirable": desirable,
-        "kl": kl,
-    }
-    params = {
-        "beta": beta,
-        "desirable_weight": desirable_weight,
-        "undesirable_weight": undesirable_weight,
-    }
-    result = evaluate(info, arrays, params, convention, grad_losses, return_grads)
-    return cast(UnpairedLoss, result)
 
 
 def kto_kl(
@@ -230,80 +208,3 @@ def kto_kl(
     policy = None if policy_kl_logps is None else take_array(policy_kl_logps)
     ref = None if ref_kl_logps is None else take_array(ref_kl_logps)
     return float(_core.kto_kl(policy, ref, total))
-
-
-def cpo_loss(
-    policy_chosen_logps: ArrayLike,
-    policy_rejected_logps: ArrayLike,
-    *,
-    loss_type: str = "sigmoid",
-    beta: float = 0.1,
-    label_smoothing: float = 0.0,
-    simpo_gamma: float = 0.5,
-    alpha: float = 0.0,
-    chosen_lengths: ArrayLike | None = None,
-    rejected_lengths: ArrayLike | None = None,
-    chosen_nll: ArrayLike | None = None,
-    nll_tokens: float | None = None,
-    cpo_alpha: float = 1.0,
-    convention: str | None = None,
-    grad_losses: ArrayLike | None = None,
-    return_grads: bool = False,
-) -> PairLoss:
-    """Contrastive preference optimisation over pairs, without a reference model.
-
-    With u = policy_chosen_logps - policy_rejected_logps and e = label_smoothing:
-    -(1 - e) log sigmoid(beta u) - e log sigmoid(-beta u) (Xu et al. 2024, arXiv 2401.08417, eq. 3;
-    e > 0 as in cDPO), and, where chosen_nll is given, + cpo_alpha * sum(chosen_nll) / nll_tokens in
-    every one of the B losses, so that losses.mean() is the preference term's mean plus cpo_alpha
-    times the NLL per chosen token.
-
-    The log-probabilities are [B] sums over answer tokens, chosen_nll [B] sums of -log p over the
-    chosen answer's tokens. nll_tokens is the number of tokens the NLL is averaged over, across
-    ranks and accumulation steps if wanted (default: the sum of chosen_lengths; neither raises).
-    beta > 0, 0 <= label_smoothing < 0.5, cpo_alpha >= 0, nll_tokens > 0; a batch without a token
-    has NLL 0.
-    Rewards are beta * policy_s_logps. Returns `PairLoss`.
-    A keyword that the chosen loss does not use raises ValueError unless it has its default.
-    """
-    info = find(f"cpo.{take_text('loss_type', loss_type)}", "loss_type")
-    no_convention(convention)
-    must_be_default(info, simpo_gamma=(simpo_gamma, 0.5), alpha=(alpha, 0.0))
-    arrays = {
-        "policy_chosen_logps": policy_chosen_logps,
-        "policy_rejected_logps": policy_rejected_logps,
-        "chosen_lengths": chosen_lengths,
-        "rejected_lengths": rejected_lengths,
-        "chosen_nll": chosen_nll,
-    }
-    params = {
-        "beta": beta,
-        "label_smoothing": label_smoothing,
-        "cpo_alpha": cpo_alpha,
-        "nll_tokens": nll_tokens,
-    }
-    result = evaluate(info, arrays, params, convention, grad_losses, return_grads)
-    return cast(PairLoss, result)
-
-
-def sft_loss(
-    policy_logps: ArrayLike,
-    *,
-    lengths: ArrayLike | None = None,
-    nll_tokens: float | None = None,
-    convention: str | None = None,
-    grad_losses: ArrayLike | None = None,
-    return_grads: bool = False,
-) -> SequenceLoss:
-    """Negative log-likelihood per token, as B shares: losses.mean() is the mean over the tokens.
-
-    losses[i] = -policy_logps[i] * B / nll_tokens. policy_logps: [B] sums over answer tokens.
-    nll_tokens: their number, across ranks and accumulation steps if wanted (default: the sum of
-    `lengths` [B]; neither raises), > 0; a batch whose lengths are all 0 has loss 0. Returns
-    `SequenceLoss`, a tuple of one.
-    """
-    info = find("sft.nll")
-    arrays = {"policy_logps": policy_logps, "lengths": lengths}
-    params = {"nll_tokens": nll_tokens}
-    result = evaluate(info, arrays, params, convention, grad_losses, return_grads)
-    return cast(SequenceLoss, result)

@@ -13,38 +13,51 @@ _Static_assert(sizeof(pfo_loss_rewards_f64) == PFO_REWARD_FIELD_COUNT * sizeof(d
 
 #define PFO_LOSS_MAX_OUTPUTS (1 + PFO_LOSS_MAX_REWARDS + PFO_LOSS_MAX_INPUTS)
 
-/* A [B] output: the caller's view and the scratch column that is rounded into it. */
+/* An output: the caller's view and the scratch column that is rounded into it. */
 typedef struct pfo_loss_output {
     const char *name;
     const pfo_view *view;
-    double *column; /* [B] */
+    double *column; /* as many as the view has elements, row by row */
 } pfo_loss_output;
 
-/* The batch as columns of doubles. */
+/* The batch as columns of doubles, [B] a REAL, COUNT or FLAG, [1] a SCALAR, [B, T] TOKENS and a MASK, [B, K] INDICES,
+ * [N] GATHERED; NULL for what is absent or not asked for. */
 typedef struct pfo_batch {
-    int64_t size;                                /* B */
-    const double *inputs[PFO_INPUT_FIELD_COUNT]; /* [B] ([1] for a SCALAR), NULL for an absent input */
-    double *grads[PFO_INPUT_FIELD_COUNT];        /* [B], NULL where not asked for */
+    const pfo_loss_row *row;
+    int64_t size;  /* B */
+    int64_t width; /* T, 0 without token inputs */
+    const double *inputs[PFO_INPUT_FIELD_COUNT];
+    int64_t counts[PFO_INPUT_FIELD_COUNT]; /* elements of each input */
+    double *grads[PFO_INPUT_FIELD_COUNT];
+    double *losses;            /* NULL for a procedure */
+    const double *grad_losses; /* like losses, NULL for ones */
+    double *rewards[PFO_REWARD_FIELD_COUNT];
     pfo_loss_params_f64 params;
+    void *work; /* what a program keeps between its steps: freed after the call */
 } pfo_batch;
 
 typedef struct pfo_loss_call {
     const pfo_loss_row *row;
     int64_t size;                                  /* B, -1 until the first array has told */
     const char *size_from;                         /* the name of that array */
+    int64_t width;                                 /* T, likewise */
+    const char *width_from;                        /* likewise */
     pfo_loss_params_f64 params;                    /* all of the row's set, NaN for "made from the inputs" */
     const pfo_view *inputs[PFO_INPUT_FIELD_COUNT]; /* by field, NULL for absent */
-    const pfo_view *grad_losses;                   /* [B], NULL for ones */
+    const pfo_view *grad_losses;                   /* like losses, NULL for ones */
     pfo_loss_output outputs[PFO_LOSS_MAX_OUTPUTS]; /* the losses first, then what else was asked for */
     int output_count;
-    int reward_output[PFO_REWARD_FIELD_COUNT]; /* position in outputs, 0 where not asked for */
+    int reward_output[PFO_REWARD_FIELD_COUNT]; /* 1 + position in outputs, 0 where not asked for */
     int grad_output[PFO_INPUT_FIELD_COUNT];    /* likewise */
 } pfo_loss_call;
 
 /* Checks names, dtypes, shapes, ranges and overlaps; values of arrays are checked when they are read. */
 pfo_status pfo_loss_resolve(pfo_loss_call *call, const pfo_loss_args *args, pfo_error *error);
 
-/* Reads one input into a column of doubles; counts must be finite and >= 0, flags 0 or 1. */
+/* Elements of a view of 0, 1 or 2 dimensions. */
+int64_t pfo_loss_elements(const pfo_view *view);
+
+/* Reads one input into a column of doubles; counts must be finite and >= 0, flags and masks 0 or 1. */
 pfo_status pfo_loss_read(const pfo_loss_input_info *info, const pfo_view *view, double *column, pfo_error *error);
 
 #endif

@@ -45,6 +45,13 @@ static pfo_status fail_twice(const char *name, pfo_error *error)
 
 static pfo_status check_param(const pfo_loss_param_info *param, double value, pfo_error *error)
 {
+    if (param->choices[0]) {
+        int words = 1;
+        for (const char *c = param->choices; *c; c++) words += *c == '|';
+        if (value >= 0 && value < words && value == floor(value)) return PFO_OK;
+        return pfo_fail(error, PFO_ERROR_VALUE, param->name, -1, "expected a position in %s, got %g", param->choices,
+                        value);
+    }
     int above = param->low_open ? value > param->low : value >= param->low;
     int below = param->high_open ? value < param->high : value <= param->high;
     if (above && below) return PFO_OK; /* a NaN compares false */
@@ -69,49 +76,96 @@ static pfo_status resolve_params(pfo_loss_call *call, const pfo_loss_args *args,
     return PFO_OK;
 }
 
-/* Every array of a call is [B]; the first one seen sets B. */
+/* The first array of a call that has a size sets it for the others. */
+static pfo_status check_axis(const char *name, int64_t got, int64_t *size, const char **from, const char *axis,
+                             pfo_error *error)
+{
+    if (got < 0) return pfo_fail(error, PFO_ERROR_SHAPE, name, -1, "a size may not be negative");
+    if (*size < 0) {
+        *size = got;
+        *from = name;
+    }
+    if (got == *size) return PFO_OK;
+    if (!axis) {
+        return pfo_fail(error, PFO_ERROR_SHAPE, name, -1, "expected shape [%lld] like %s, got [%lld]", (long long)*size,
+                        *from, (long long)got);
+    }
+    return pfo_fail(error, PFO_ERROR_SHAPE, name, -1, "expected %s = %lld in [B, T] like %s, got %lld", axis,
+                    (long long)*size, *from, (long long)got);
+}
+
+/* [B]. */
 static pfo_status check_size(pfo_loss_call *call, const char *name, const pfo_view *view, pfo_error *error)
 {
     if (view->ndim != 1) {
         return pfo_fail(error, PFO_ERROR_SHAPE, name, -1, "expected one dimension [B], got %d", (int)view->ndim);
     }
-    if (view->shape[0] < 0) return pfo_fail(error, PFO_ERROR_SHAPE, name, -1, "a size may not be negative");
-    if (call->size < 0) {
-        call->size = view->shape[0];
-        call->size_from = name;
-    }
-    if (view->shape[0] == call->size) return PFO_OK;
-    return pfo_fail(error, PFO_ERROR_SHAPE, name, -1, "expected shape [%lld] like %s, got [%lld]",
-                    (long long)call->size, call->size_from, (long long)view->shape[0]);
+    return check_axis(name, view->shape[0], &call->size, &call->size_from, NULL, error);
 }
 
-static pfo_status check_output_dtype(const char *name, const pfo_view *view, pfo_error *error)
+/* [B, T], or with any_width [B, K]. */
+static pfo_status check_grid(pfo_loss_call *call, const char *name, const pfo_view *view, int any_width,
+                             pfo_error *error)
 {
-    if (view->dtype == PFO_F32 || view->dtype == PFO_F64) return PFO_OK;
-    return pfo_fail(error, PFO_ERROR_DTYPE, name, -1, "expected float32 or float64, got %s",
+    if (view->ndim != 2) {
+        return pfo_fail(error, PFO_ERROR_SHAPE, name, -1, "expected two dimensions [B, %s], got %d",
+                        any_width ? "K" : "T", (int)view->ndim);
+    }
+    pfo_status status = check_axis(name, view->shape[0], &call->size, &call->size_from, "B", error);
+    if (status != PFO_OK || any_width) return status;
+    return check_axis(name, view->shape[1], &call->width, &call->width_from, "T", error);
+}
+
+static pfo_status check_output_dtype(const char *name, const pfo_view *view, int shape, pfo_error *error)
+{
+    const char *expected = shape == PFO_OUTPUT_FLAGS       ? "bool"
+                           : shape == PFO_OUTPUT_POSITIONS ? "int64"
+                                                           : "float32 or float64";
+    int fits = shape == PFO_OUTPUT_FLAGS       ? view->dtype == PFO_BOOL
+               : shape == PFO_OUTPUT_POSITIONS ? view->dtype == PFO_I64
+                                               : view->dtype == PFO_F32 || view->dtype == PFO_F64;
+    if (fits) return PFO_OK;
+    return pfo_fail(error, PFO_ERROR_DTYPE, name, -1, "expected %s, got %s", expected, pfo_dtype_name(view->dtype));
+}
+
+static pfo_status check_input_dtype(const pfo_loss_input_info *info, const pfo_view *view, pfo_error *error)
+{
+    int is_float = view->dtype >= PFO_F16 && view->dtype <= PFO_F64;
+    int is_int = pfo_is_int(view->dtype);
+    const char *expected = "a float dtype";
+    int fits = is_float;
+    if (info->type == PFO_INPUT_COUNT) {
+        expected = "an integer or float dtype";
+        fits = is_float || is_int;
+    } else if (info->type == PFO_INPUT_FLAG || info->type == PFO_INPUT_MASK) {
+        expected = "bool or integers 0 and 1";
+        fits = is_int || view->dtype == PFO_BOOL;
+    } else if (info->type == PFO_INPUT_INDICES) {
+        expected = "an integer dtype";
+        fits = is_int;
+    }
+    if (fits) return PFO_OK;
+    return pfo_fail(error, PFO_ERROR_DTYPE, info->name, -1, "expected %s, got %s", expected,
                     pfo_dtype_name(view->dtype));
 }
 
 static pfo_status check_input(pfo_loss_call *call, const pfo_loss_input_info *info, const pfo_view *view,
                               pfo_error *error)
 {
-    int is_float = view->dtype >= PFO_F16 && view->dtype <= PFO_F64;
-    int is_int = pfo_is_int(view->dtype);
-    const char *dtype = pfo_dtype_name(view->dtype);
-    if (info->type == PFO_INPUT_COUNT && !is_float && !is_int) {
-        return pfo_fail(error, PFO_ERROR_DTYPE, info->name, -1, "expected an integer or float dtype, got %s", dtype);
-    }
-    if (info->type == PFO_INPUT_FLAG && !is_int && view->dtype != PFO_BOOL) {
-        return pfo_fail(error, PFO_ERROR_DTYPE, info->name, -1, "expected bool or integers 0 and 1, got %s", dtype);
-    }
-    if ((info->type == PFO_INPUT_REAL || info->type == PFO_INPUT_SCALAR) && !is_float) {
-        return pfo_fail(error, PFO_ERROR_DTYPE, info->name, -1, "expected a float dtype, got %s", dtype);
-    }
-    if (info->type == PFO_INPUT_SCALAR) {
+    pfo_status status = check_input_dtype(info, view, error);
+    if (status != PFO_OK) return status;
+    switch (info->type) {
+    case PFO_INPUT_SCALAR:
         if (view->ndim == 0 || (view->ndim == 1 && view->shape[0] == 1)) return PFO_OK;
         return pfo_fail(error, PFO_ERROR_SHAPE, info->name, -1, "expected one value for the batch, shape [] or [1]");
+    case PFO_INPUT_TOKENS:
+    case PFO_INPUT_MASK: return check_grid(call, info->name, view, 0, error);
+    case PFO_INPUT_INDICES: return check_grid(call, info->name, view, 1, error);
+    case PFO_INPUT_GATHERED:
+        if (view->ndim == 1) return PFO_OK;
+        return pfo_fail(error, PFO_ERROR_SHAPE, info->name, -1, "expected one dimension [N], got %d", (int)view->ndim);
+    default: return check_size(call, info->name, view, error);
     }
-    return check_size(call, info->name, view, error);
 }
 
 static pfo_status resolve_inputs(pfo_loss_call *call, const pfo_loss_args *args, pfo_error *error)
@@ -142,24 +196,39 @@ static pfo_status resolve_inputs(pfo_loss_call *call, const pfo_loss_args *args,
     return PFO_OK;
 }
 
-/* The bytes that a [B] view spans, [*low, *high). */
+/* The bytes that a view spans, [*low, *high). */
 static void view_extent(const pfo_view *view, const char **low, const char **high)
 {
-    int64_t span = view->shape[0] > 0 ? (view->shape[0] - 1) * view->strides_bytes[0] : 0;
-    *low = (const char *)view->data + (span < 0 ? span : 0);
-    *high = (const char *)view->data + (span > 0 ? span : 0) + (view->shape[0] > 0 ? pfo_dtype_size(view->dtype) : 0);
+    *low = *high = view->data;
+    if (pfo_loss_elements(view) == 0) return;
+    for (int axis = 0; axis < view->ndim; axis++) {
+        int64_t span = (view->shape[axis] - 1) * view->strides_bytes[axis];
+        *(span < 0 ? low : high) += span;
+    }
+    *high += pfo_dtype_size(view->dtype);
 }
 
-/* Registers an output and refuses one that meets an output seen before (by its extent: interleaved views are refused
- * too). */
+/* 1 where two elements of one output would share bytes: each axis must step over all of a smaller axis. */
+static int overlaps_itself(const pfo_view *view)
+{
+    int64_t inner = pfo_dtype_size(view->dtype);
+    int64_t steps[2] = {0, 0}, sizes[2] = {1, 1};
+    for (int axis = 0; axis < view->ndim; axis++) {
+        int64_t stride = view->strides_bytes[axis];
+        steps[axis] = stride < 0 ? -stride : stride;
+        sizes[axis] = view->shape[axis];
+    }
+    int first = sizes[1] > 1 && (sizes[0] <= 1 || steps[1] < steps[0]); /* the axis with the smaller step */
+    if (sizes[first] > 1 && steps[first] < inner) return 1;
+    int64_t span = sizes[first] > 1 ? (sizes[first] - 1) * steps[first] + inner : inner;
+    return sizes[!first] > 1 && steps[!first] < span;
+}
+
+/* Registers an output, whose shape was checked, and refuses one that meets an output seen before (by its extent:
+ * interleaved views are refused too). */
 static pfo_status add_output(pfo_loss_call *call, const char *name, const pfo_view *view, pfo_error *error)
 {
-    pfo_status status = check_output_dtype(name, view, error);
-    if (status == PFO_OK) status = check_size(call, name, view, error);
-    if (status != PFO_OK) return status;
-    int64_t stride = view->strides_bytes[0];
-    int64_t step = stride < 0 ? -stride : stride;
-    if (call->size > 1 && step < pfo_dtype_size(view->dtype)) {
+    if (overlaps_itself(view)) {
         return pfo_fail(error, PFO_ERROR_STRIDE, name, -1, "the elements of an output overlap each other");
     }
     const char *low, *high;
@@ -176,15 +245,44 @@ static pfo_status add_output(pfo_loss_call *call, const char *name, const pfo_vi
     return PFO_OK;
 }
 
+static pfo_status check_shape(pfo_loss_call *call, const char *name, const pfo_view *view, int shape, pfo_error *error)
+{
+    pfo_status status = check_output_dtype(name, view, shape, error);
+    if (status != PFO_OK) return status;
+    if (shape == PFO_OUTPUT_TOKENS || shape == PFO_OUTPUT_POSITIONS) return check_grid(call, name, view, 0, error);
+    if (shape != PFO_OUTPUT_NUMBER) return check_size(call, name, view, error);
+    if (view->ndim == 0) return PFO_OK;
+    return pfo_fail(error, PFO_ERROR_SHAPE, name, -1, "expected no dimension, got %d", (int)view->ndim);
+}
+
+/* The losses: [B] or [B, T], none of a procedure. */
+static pfo_status resolve_losses(pfo_loss_call *call, const pfo_loss_args *args, pfo_error *error)
+{
+    if (call->row->kind == PFO_KIND_PROCEDURE) {
+        if (args->losses.dtype == PFO_NONE && args->grad_losses.dtype == PFO_NONE) return PFO_OK;
+        const char *name = args->losses.dtype != PFO_NONE ? "losses" : "grad_losses";
+        return pfo_fail(error, PFO_ERROR_VALUE, name, -1, "%s is a procedure: it has no losses", call->row->name);
+    }
+    int shape = pfo_loss_is_tokenwise(call->row) ? PFO_OUTPUT_TOKENS : PFO_OUTPUT_ROWS;
+    pfo_status status = check_shape(call, "losses", &args->losses, shape, error);
+    if (status == PFO_OK) status = add_output(call, "losses", &args->losses, error);
+    if (status != PFO_OK || args->grad_losses.dtype == PFO_NONE) return status;
+    const pfo_loss_input_info grad_losses = {.name = "grad_losses",
+                                             .type = shape == PFO_OUTPUT_TOKENS ? PFO_INPUT_TOKENS : PFO_INPUT_REAL};
+    call->grad_losses = &args->grad_losses;
+    return check_input(call, &grad_losses, call->grad_losses, error);
+}
+
 static pfo_status resolve_outputs(pfo_loss_call *call, const pfo_loss_args *args, pfo_error *error)
 {
-    pfo_status status = add_output(call, "losses", &args->losses, error);
+    pfo_status status = resolve_losses(call, args, error);
     for (int k = 0; k < args->reward_count && status == PFO_OK; k++) {
         const pfo_loss_reward_info *info = find_reward(call->row, args->rewards[k].name);
         if (!info) return fail_unknown(call, "reward", args->rewards[k].name, error);
         if (call->reward_output[info->field]) return fail_twice(info->name, error);
+        status = check_shape(call, info->name, &args->rewards[k].view, info->shape, error);
+        if (status == PFO_OK) status = add_output(call, info->name, &args->rewards[k].view, error);
         call->reward_output[info->field] = call->output_count;
-        status = add_output(call, info->name, &args->rewards[k].view, error);
     }
     for (int k = 0; k < args->grad_count && status == PFO_OK; k++) {
         const pfo_loss_input_info *info = find_input(call->row, args->grads[k].name);
@@ -192,13 +290,12 @@ static pfo_status resolve_outputs(pfo_loss_call *call, const pfo_loss_args *args
             return fail_unknown(call, "differentiable input in this call", args->grads[k].name, error);
         }
         if (call->grad_output[info->field]) return fail_twice(info->name, error);
+        int shape = info->type == PFO_INPUT_TOKENS ? PFO_OUTPUT_TOKENS : PFO_OUTPUT_ROWS;
+        status = check_shape(call, info->name, &args->grads[k].view, shape, error);
+        if (status == PFO_OK) status = add_output(call, info->name, &args->grads[k].view, error);
         call->grad_output[info->field] = call->output_count;
-        status = add_output(call, info->name, &args->grads[k].view, error);
     }
-    if (status != PFO_OK || args->grad_losses.dtype == PFO_NONE) return status;
-    static const pfo_loss_input_info grad_losses = {.name = "grad_losses", .type = PFO_INPUT_REAL};
-    call->grad_losses = &args->grad_losses;
-    return check_input(call, &grad_losses, call->grad_losses, error);
+    return status;
 }
 
 /* ---- entries --------------------------------------------------------------------------------------------------- */
@@ -206,7 +303,7 @@ static pfo_status resolve_outputs(pfo_loss_call *call, const pfo_loss_args *args
 pfo_status pfo_loss_resolve(pfo_loss_call *call, const pfo_loss_args *args, pfo_error *error)
 {
     memset(call, 0, sizeof *call);
-    call->size = -1;
+    call->size = call->width = -1;
     call->row = pfo_loss_find(args->loss);
     if (!call->row) {
         return pfo_fail(error, PFO_ERROR_VALUE, "loss", -1, "no loss is named \"%s\"", args->loss ? args->loss : "");
@@ -214,33 +311,53 @@ pfo_status pfo_loss_resolve(pfo_loss_call *call, const pfo_loss_args *args, pfo_
     pfo_status status = resolve_params(call, args, error);
     if (status == PFO_OK) status = resolve_inputs(call, args, error);
     if (status == PFO_OK) status = resolve_outputs(call, args, error);
+    if (call->size < 0) call->size = 0;
+    if (call->width < 0) call->width = 0;
     return status;
+}
+
+int64_t pfo_loss_elements(const pfo_view *view)
+{
+    int64_t elements = 1;
+    for (int axis = 0; axis < view->ndim; axis++) elements *= view->shape[axis];
+    return elements;
+}
+
+static pfo_status check_value(const pfo_loss_input_info *info, double value, int64_t i, pfo_error *error)
+{
+    if (info->type == PFO_INPUT_COUNT && !(value >= 0 && value < INFINITY)) {
+        return pfo_fail(error, PFO_ERROR_VALUE, info->name, i, "expected finite counts >= 0, got %g at index %lld",
+                        value, (long long)i);
+    }
+    int is_flag = info->type == PFO_INPUT_FLAG || info->type == PFO_INPUT_MASK;
+    if (is_flag && value != 0 && value != 1) {
+        return pfo_fail(error, PFO_ERROR_VALUE, info->name, i, "expected 0 or 1, got %g at index %lld", value,
+                        (long long)i);
+    }
+    return PFO_OK;
+}
+
+static double read_value(const char *address, int32_t dtype)
+{
+    if (dtype <= PFO_F64) return pfo_read_float(address, dtype);
+    if (dtype == PFO_BOOL) return *address != 0;
+    int fits = 1;
+    return (double)pfo_read_int(address, dtype, &fits);
 }
 
 pfo_status pfo_loss_read(const pfo_loss_input_info *info, const pfo_view *view, double *column, pfo_error *error)
 {
-    int64_t size = view->ndim == 0 ? 1 : view->shape[0];
-    int64_t stride = view->ndim == 0 ? 0 : view->strides_bytes[0];
-    const char *address = view->data;
-    for (int64_t i = 0; i < size; i++, address += stride) {
-        double value;
-        int fits = 1;
-        if (view->dtype <= PFO_F64) {
-            value = pfo_read_float(address, view->dtype);
-        } else if (view->dtype == PFO_BOOL) {
-            value = *address != 0;
-        } else {
-            value = (double)pfo_read_int(address, view->dtype, &fits);
+    int64_t rows = view->ndim > 0 ? view->shape[0] : 1;
+    int64_t columns = view->ndim > 1 ? view->shape[1] : 1;
+    for (int64_t i = 0; i < rows; i++) {
+        const char *address = view->data;
+        if (view->ndim > 0) address += i * view->strides_bytes[0];
+        for (int64_t j = 0; j < columns; j++, address += view->ndim > 1 ? view->strides_bytes[1] : 0) {
+            double value = read_value(address, view->dtype);
+            pfo_status status = check_value(info, value, i * columns + j, error);
+            if (status != PFO_OK) return status;
+            column[i * columns + j] = value;
         }
-        if (info->type == PFO_INPUT_COUNT && !(value >= 0 && value < INFINITY)) {
-            return pfo_fail(error, PFO_ERROR_VALUE, info->name, i, "expected finite counts >= 0, got %g at index %lld",
-                            value, (long long)i);
-        }
-        if (info->type == PFO_INPUT_FLAG && value != 0 && value != 1) {
-            return pfo_fail(error, PFO_ERROR_VALUE, info->name, i, "expected 0 or 1, got %g at index %lld", value,
-                            (long long)i);
-        }
-        column[i] = value;
     }
     return PFO_OK;
 }

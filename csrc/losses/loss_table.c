@@ -25,12 +25,28 @@ static const struct {
 };
 
 static const struct {
-#define PFO_FIELD(name, meaning) char name[sizeof meaning];
+#define PFO_FIELD(name, meaning, choices) char name[sizeof meaning];
     PFO_LOSS_PARAM_FIELDS(PFO_FIELD)
 #undef PFO_FIELD
 } param_meanings = {
-#define PFO_FIELD(name, meaning) meaning,
+#define PFO_FIELD(name, meaning, choices) meaning,
     PFO_LOSS_PARAM_FIELDS(PFO_FIELD)
+#undef PFO_FIELD
+};
+
+static const struct {
+#define PFO_FIELD(name, meaning, choices) char name[sizeof choices];
+    PFO_LOSS_PARAM_FIELDS(PFO_FIELD)
+#undef PFO_FIELD
+} param_choices = {
+#define PFO_FIELD(name, meaning, choices) choices,
+    PFO_LOSS_PARAM_FIELDS(PFO_FIELD)
+#undef PFO_FIELD
+};
+
+enum output_shapes {
+#define PFO_FIELD(name, shape) SHAPE_OF_##name = PFO_OUTPUT_##shape,
+    PFO_LOSS_REWARD_FIELDS(PFO_FIELD)
 #undef PFO_FIELD
 };
 
@@ -49,12 +65,15 @@ static const struct {
 #define FROM(bound) bound, 0
 #define BELOW(bound) bound, 1
 #define UP_TO(bound) bound, 0
-#define REAL(name, value, low, high) {#name, PFO_PARAM_##name, value, low, high, param_meanings.name}
+#define REAL(name, value, low, high) \
+    {#name, PFO_PARAM_##name, value, param_choices.name, low, high, param_meanings.name}
+#define CHOICE(name, value) REAL(name, value, FROM(0), UP_TO(INFINITY))
+#define NO_PARAM {NULL, 0, NAN, NULL, FROM(0), FROM(0), NULL}
 #define PARAMS(...) {__VA_ARGS__}
 
-#define REWARD(name) {#name, PFO_REWARD_##name}
-#define NO_REWARD {NULL, 0}
-#define REWARDS(...) {__VA_ARGS__}
+#define REWARD(name) {#name, PFO_REWARD_##name, SHAPE_OF_##name}
+#define NO_OUTPUT {NULL, 0, 0}
+#define OUTPUTS(...) {__VA_ARGS__}
 
 #define STATE(text) text
 #define FORMULA(text) text
@@ -62,18 +81,18 @@ static const struct {
 #define SOURCE(text) text
 
 static const pfo_loss_row rows[] = {
-#define LOSS(family, variant, kind, tokens, coupling, inputs, params, rewards, state, formula, kink, source) \
-    {#family "." #variant,                                                                                   \
-     PFO_LOSS_##family##_##variant,                                                                          \
-     PFO_KIND_##kind,                                                                                        \
-     PFO_TOKENS_##tokens,                                                                                    \
-     PFO_COUPLING_##coupling,                                                                                \
-     inputs,                                                                                                 \
-     params,                                                                                                 \
-     rewards,                                                                                                \
-     state,                                                                                                  \
-     formula,                                                                                                \
-     kink,                                                                                                   \
+#define LOSS(family, variant, kind, tokens, program, inputs, params, rewards, state, formula, kink, source) \
+    {#family "." #variant,                                                                                  \
+     PFO_LOSS_##family##_##variant,                                                                         \
+     PFO_KIND_##kind,                                                                                       \
+     PFO_TOKENS_##tokens,                                                                                   \
+     PFO_PROGRAM_##program,                                                                                 \
+     inputs,                                                                                                \
+     params,                                                                                                \
+     rewards,                                                                                               \
+     state,                                                                                                 \
+     formula,                                                                                               \
+     kink,                                                                                                  \
      source},
 #include "loss_list.h"
 };
@@ -81,6 +100,8 @@ static const pfo_loss_row rows[] = {
 int pfo_loss_count(void) { return PFO_LOSS_COUNT; }
 
 const pfo_loss_row *pfo_loss_info(int row) { return row >= 0 && row < PFO_LOSS_COUNT ? &rows[row] : NULL; }
+
+int pfo_loss_is_tokenwise(const pfo_loss_row *row) { return row->program == PFO_PROGRAM_TOKENWISE; }
 
 const pfo_loss_row *pfo_loss_find(const char *name)
 {

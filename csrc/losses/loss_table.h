@@ -1,4 +1,4 @@
-/* Numbers for the losses and their couplings; the descriptor table is in loss_table.c. */
+/* Numbers for the losses and their programs; the descriptor table is in loss_table.c. */
 #ifndef PFO_LOSS_TABLE_H
 #define PFO_LOSS_TABLE_H
 
@@ -8,12 +8,11 @@ enum pfo_loss_id {
     PFO_LOSS_COUNT
 };
 
-/* How the losses of one batch depend on each other; batch.inc has the functions of each. */
-enum pfo_loss_coupling {
-    PFO_COUPLING_NONE,
-    PFO_COUPLING_CHOSEN_NLL, /* chosen_nll_mean = sum(chosen_nll) / nll_tokens */
-    PFO_COUPLING_TOKEN_MEAN, /* batch_per_token = B / nll_tokens */
-    PFO_COUPLING_COUNT
+/* How the elements of a call are put together; programs.inc has the functions of each. */
+enum pfo_loss_program {
+#define PROGRAM(name) PFO_PROGRAM_##name,
+#include "program_list.h"
+    PFO_PROGRAM_COUNT
 };
 
 #endif

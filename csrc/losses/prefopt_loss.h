@@ -21,14 +21,12 @@
 #ifndef PREFOPT_LOSS_H
 #define PREFOPT_LOSS_H
 
-/* What a loss is computed over.  Rows of the last four kinds are still to come. */
+/* What a loss is computed over. */
 typedef enum pfo_loss_kind {
     PFO_KIND_PAIR = 0,     /* (chosen, rejected) pairs, one loss a pair */
     PFO_KIND_UNPAIRED = 1, /* single answers, one loss an answer */
-    PFO_KIND_BATCH = 2,    /* every loss depends on the whole batch */
-    PFO_KIND_TOKEN = 3,    /* one loss a token */
-    PFO_KIND_VOCAB = 4,    /* needs whole rows of logits */
-    PFO_KIND_PROCEDURE = 5 /* makes inputs of other losses */
+    PFO_KIND_TOKEN = 2,    /* answers by their tokens, [B, T] */
+    PFO_KIND_PROCEDURE = 3 /* no losses: makes inputs of other rows */
 } pfo_loss_kind;
 
 /* How token log-probs become the sequence log-probs that the loss takes. */
@@ -42,12 +40,25 @@ typedef enum pfo_loss_input_type {
     PFO_INPUT_COUNT = 1,    /* [B] any float or integer dtype; finite, >= 0 */
     PFO_INPUT_FLAG = 2,     /* [B] bool or any integer dtype; 0 or 1 */
     PFO_INPUT_SCALAR = 3,   /* [] or [1] any float dtype: one value for the batch, a constant */
-    PFO_INPUT_STATISTIC = 4 /* made from the batch by the row's coupling; never given by a caller */
+    PFO_INPUT_TOKENS = 4,   /* [B, T] any float dtype */
+    PFO_INPUT_MASK = 5,     /* [B, T] bool or any integer dtype; 0 or 1 */
+    PFO_INPUT_INDICES = 6,  /* [B, K] any integer dtype, any K; positions in [0, T), or -1 for none */
+    PFO_INPUT_GATHERED = 7, /* [N] any float dtype, any N */
+    PFO_INPUT_STATISTIC = 8 /* made from the batch by the row's program; never given by a caller */
 } pfo_loss_input_type;
 
-#define PFO_LOSS_MAX_INPUTS 8
+/* What a named output is: rewards are ROWS. */
+typedef enum pfo_loss_output_shape {
+    PFO_OUTPUT_ROWS = 0,     /* [B] f32|f64 */
+    PFO_OUTPUT_NUMBER = 1,   /* [] f32|f64 */
+    PFO_OUTPUT_FLAGS = 2,    /* [B] bool */
+    PFO_OUTPUT_TOKENS = 3,   /* [B, T] f32|f64 */
+    PFO_OUTPUT_POSITIONS = 4 /* [B, T] int64 */
+} pfo_loss_output_shape;
+
+#define PFO_LOSS_MAX_INPUTS 10
 #define PFO_LOSS_MAX_PARAMS 8
-#define PFO_LOSS_MAX_REWARDS 2
+#define PFO_LOSS_MAX_REWARDS 3
 
 typedef struct pfo_loss_input_info {
     const char *name;
@@ -62,7 +73,8 @@ typedef struct pfo_loss_input_info {
 typedef struct pfo_loss_param_info {
     const char *name;
     int32_t field;
-    double value; /* the default; NaN: none, the parameter is made from the inputs when it is absent */
+    double value;        /* the default; NaN: none, the parameter is made from the inputs when it is absent */
+    const char *choices; /* "": a number in the range; else words separated by |, and the value is a word's position */
     double low;
     int32_t low_open; /* 1: low itself is outside the range */
     double high;
@@ -73,6 +85,7 @@ typedef struct pfo_loss_param_info {
 typedef struct pfo_loss_reward_info {
     const char *name;
     int32_t field;
+    int32_t shape; /* pfo_loss_output_shape */
 } pfo_loss_reward_info;
 
 typedef struct pfo_loss_row {
@@ -80,7 +93,7 @@ typedef struct pfo_loss_row {
     int32_t id;                                      /* row number */
     int32_t kind;                                    /* pfo_loss_kind */
     int32_t tokens;                                  /* pfo_loss_tokens */
-    int32_t coupling;                                /* internal: how the batch is coupled */
+    int32_t program;                                 /* internal: how the elements are put together */
     pfo_loss_input_info inputs[PFO_LOSS_MAX_INPUTS]; /* these three end at a NULL name or at their maximum */
     pfo_loss_param_info params[PFO_LOSS_MAX_PARAMS];
     pfo_loss_reward_info rewards[PFO_LOSS_MAX_REWARDS];
@@ -110,14 +123,18 @@ typedef struct pfo_loss_args {
     int32_t input_count;
     const pfo_named_value *params; /* those not named take their defaults */
     int32_t param_count;
-    /* Outputs, [B] f32|f64 each, any nonzero stride; they may not overlap each other, but may be an input. */
-    pfo_view losses;               /* [B] */
-    const pfo_named_view *rewards; /* any of the row's rewards, [B]; they carry no gradient */
+    /* Outputs, f32|f64 unless their shape says otherwise, any nonzero stride; they may not overlap each other, but may
+     * be an input. */
+    pfo_view losses;               /* [B]; [B, T] for kl.*; PFO_NONE for a procedure */
+    const pfo_named_view *rewards; /* any of the row's rewards or outputs; they carry no gradient */
     int32_t reward_count;
-    const pfo_named_view *grads; /* of any given inputs that are differentiable, [B]: sum_i g_i dL_i/d input */
+    const pfo_named_view *grads; /* of any given inputs that are differentiable, like them: sum_i g_i dL_i/d input */
     int32_t grad_count;
-    pfo_view grad_losses; /* g, [B] any float dtype; none: ones */
+    pfo_view grad_losses; /* g, like losses, any float dtype; none: ones */
 } pfo_loss_args;
+
+/* 1 where the row's losses are [B, T], one a token. */
+PFO_API int pfo_loss_is_tokenwise(const pfo_loss_row *row);
 
 /* All arithmetic is double, each output is rounded once to its dtype.  B may be 0.  NaN and inf inputs follow IEEE
  * arithmetic and stay in their element (a batch statistic carries them to all).  Finite log-ratios up to 1e4 give the

@@ -1,107 +1,99 @@
-/* Preference losses: [B] inputs to [B] losses, rewards and vector-Jacobian products.
+/* Preference losses: inputs to losses, rewards and vector-Jacobian products; procedures: inputs to named outputs.
  *
  *     losses[i]   = L_i(inputs)
  *     grads[k][j] = sum_i g_i dL_i / d input_k[j]
  *
  * Batches are small next to [tokens, vocab] logits, so everything is double and one thread: inputs are read into
- * columns of scratch memory, the formula of the row runs once an element, results are rounded once into the outputs.
- * Reading all inputs first lets an output share memory with an input.  Scratch: 8 B (inputs + outputs) bytes, on the
- * stack for a small batch. */
+ * columns of scratch memory, the formula of the row runs once an element (or a token) as the row's program says,
+ * results are rounded once into the outputs.  Reading all inputs first lets an output share memory with an input.
+ * Scratch: 8 bytes an element of every input and output, on the stack for a small batch. */
 #include <math.h>
 #include <stdlib.h>
 
 #include "../core/dtype.h"
 #include "../losses/loss_call.h"
-#include "../losses/batch.inc"
+#include "../losses/programs.inc"
 
 #define STACK_DOUBLES 512
 
-/* Columns that a call needs: every input (a SCALAR takes one too, for simplicity), every output, grad_losses. */
-static int64_t scratch_columns(const pfo_loss_call *call)
+/* Doubles of scratch, -1 if that overflows. */
+static int64_t scratch_doubles(const pfo_loss_call *call)
 {
-    int64_t columns = call->output_count + (call->grad_losses ? 1 : 0);
-    for (int k = 0; k < PFO_INPUT_FIELD_COUNT; k++) columns += call->inputs[k] ? 1 : 0;
-    return columns;
+    int64_t total = 0;
+    for (int k = 0; k < PFO_INPUT_FIELD_COUNT + call->output_count + 1; k++) {
+        const pfo_view *view = NULL;
+        if (k < PFO_INPUT_FIELD_COUNT)
+            view = call->inputs[k];
+        else if (k < PFO_INPUT_FIELD_COUNT + call->output_count)
+            view = call->outputs[k - PFO_INPUT_FIELD_COUNT].view;
+        else
+            view = call->grad_losses;
+        if (!view) continue;
+        int64_t elements = view->ndim > 1 ? pfo_mul_size(view->shape[0], view->shape[1]) : pfo_loss_elements(view);
+        if (elements < 0 || elements > INT64_MAX / 16 - total) return -1;
+        total += elements + 1; /* never an empty column */
+    }
+    return total;
 }
 
 /* Lays the columns out in scratch and reads the inputs.  An input that is not there stays NULL in batch->inputs. */
-static pfo_status load_columns(pfo_loss_call *call, double *scratch, pfo_batch *batch, const double **grad_losses,
-                               pfo_error *error)
+static pfo_status load_columns(pfo_loss_call *call, double *scratch, pfo_batch *batch, pfo_error *error)
 {
     static const pfo_loss_input_info any_real = {.name = "grad_losses", .type = PFO_INPUT_REAL};
-    int64_t rows = call->size > 0 ? call->size : 1;
-    *batch = (pfo_batch){.size = call->size, .params = call->params};
+    *batch = (pfo_batch){.row = call->row, .size = call->size, .width = call->width, .params = call->params};
     for (int k = 0; k < PFO_LOSS_MAX_INPUTS && call->row->inputs[k].name; k++) {
         const pfo_loss_input_info *info = &call->row->inputs[k];
-        if (!call->inputs[info->field]) continue;
-        pfo_status status = pfo_loss_read(info, call->inputs[info->field], scratch, error);
+        const pfo_view *view = call->inputs[info->field];
+        if (!view) continue;
+        pfo_status status = pfo_loss_read(info, view, scratch, error);
         if (status != PFO_OK) return status;
         batch->inputs[info->field] = scratch;
-        scratch += rows;
+        batch->counts[info->field] = pfo_loss_elements(view);
+        scratch += batch->counts[info->field] + 1;
     }
-    *grad_losses = NULL;
     if (call->grad_losses) {
         pfo_status status = pfo_loss_read(&any_real, call->grad_losses, scratch, error);
         if (status != PFO_OK) return status;
-        *grad_losses = scratch;
-        scratch += rows;
+        batch->grad_losses = scratch;
+        scratch += pfo_loss_elements(call->grad_losses) + 1;
     }
-    for (int k = 0; k < call->output_count; k++, scratch += rows) call->outputs[k].column = scratch;
+    for (int k = 0; k < call->output_count; k++) {
+        call->outputs[k].column = scratch;
+        scratch += pfo_loss_elements(call->outputs[k].view) + 1;
+    }
+    if (call->row->kind != PFO_KIND_PROCEDURE) batch->losses = call->outputs[0].column;
     for (int k = 0; k < PFO_INPUT_FIELD_COUNT; k++) {
-        if (call->grad_output[k]) batch->grads[k] = call->outputs[call->grad_output[k]].column;
+        if (call->grad_output[k]) batch->grads[k] = call->outputs[call->grad_output[k] - 1].column;
+    }
+    for (int k = 0; k < PFO_REWARD_FIELD_COUNT; k++) {
+        if (call->reward_output[k]) batch->rewards[k] = call->outputs[call->reward_output[k] - 1].column;
     }
     return PFO_OK;
 }
 
-/* Sets what does not change over the batch: absent inputs, scalars, statistics. */
-static void set_constants(const pfo_loss_call *call, const pfo_batch *batch, pfo_loss_inputs_f64 *x)
+static void store_element(char *address, int32_t dtype, double value)
 {
-    for (int k = 0; k < PFO_INPUT_FIELD_COUNT; k++) PFO_LOSS_FIELD(*x, k) = NAN;
-    for (int k = 0; k < PFO_LOSS_MAX_INPUTS && call->row->inputs[k].name; k++) {
-        const pfo_loss_input_info *info = &call->row->inputs[k];
-        const double *column = batch->inputs[info->field];
-        if (!column) PFO_LOSS_FIELD(*x, info->field) = info->absent;
-        if (column && info->type == PFO_INPUT_SCALAR) PFO_LOSS_FIELD(*x, info->field) = column[0];
-    }
-    if (couplings[call->row->coupling].gather) couplings[call->row->coupling].gather(batch, x);
-}
-
-/* Runs the formula over the batch.  Gradients of statistics add up in *statistics and are spread at the end. */
-static void run_formula(const pfo_loss_call *call, const pfo_batch *batch, const double *grad_losses)
-{
-    pfo_loss_inputs_f64 x;
-    pfo_loss_inputs_f64 statistics = {0};
-    pfo_loss_terms_f64 terms = {0};
-    set_constants(call, batch, &x);
-    for (int64_t i = 0; i < batch->size; i++) {
-        for (int k = 0; k < PFO_LOSS_MAX_INPUTS && call->row->inputs[k].name; k++) {
-            const pfo_loss_input_info *info = &call->row->inputs[k];
-            const double *column = batch->inputs[info->field];
-            if (column && info->type != PFO_INPUT_SCALAR) PFO_LOSS_FIELD(x, info->field) = column[i];
-        }
-        pfo_loss_terms_of_f64(call->row->id, &x, &call->params, &terms);
-        call->outputs[0].column[i] = terms.value;
-        for (int k = 0; k < PFO_REWARD_FIELD_COUNT; k++) {
-            if (call->reward_output[k]) {
-                call->outputs[call->reward_output[k]].column[i] = PFO_LOSS_FIELD(terms.reward, k);
-            }
-        }
-        double g = grad_losses ? grad_losses[i] : 1.0;
-        for (int k = 0; k < PFO_INPUT_FIELD_COUNT; k++) {
-            if (batch->grads[k]) batch->grads[k][i] = g * PFO_LOSS_FIELD(terms.grad, k);
-            PFO_LOSS_FIELD(statistics, k) += g * PFO_LOSS_FIELD(terms.grad, k);
-        }
-    }
-    if (couplings[call->row->coupling].scatter) couplings[call->row->coupling].scatter(batch, &statistics);
+    if (dtype == PFO_BOOL)
+        *(unsigned char *)address = value != 0;
+    else if (dtype == PFO_I64)
+        *(int64_t *)address = (int64_t)value;
+    else
+        pfo_write_float(address, dtype, value);
 }
 
 static void store_outputs(const pfo_loss_call *call)
 {
     for (int k = 0; k < call->output_count; k++) {
         const pfo_view *view = call->outputs[k].view;
-        char *address = view->data;
-        for (int64_t i = 0; i < call->size; i++, address += view->strides_bytes[0]) {
-            pfo_write_float(address, view->dtype, call->outputs[k].column[i]);
+        const double *column = call->outputs[k].column;
+        int64_t rows = view->ndim > 0 ? view->shape[0] : 1;
+        int64_t columns = view->ndim > 1 ? view->shape[1] : 1;
+        for (int64_t i = 0; i < rows; i++) {
+            char *address = view->data;
+            if (view->ndim > 0) address += i * view->strides_bytes[0];
+            for (int64_t j = 0; j < columns; j++, address += view->ndim > 1 ? view->strides_bytes[1] : 0) {
+                store_element(address, view->dtype, *column++);
+            }
         }
     }
 }
@@ -109,17 +101,14 @@ static void store_outputs(const pfo_loss_call *call)
 static pfo_status run_in(pfo_loss_call *call, double *scratch, pfo_error *error)
 {
     pfo_batch batch;
-    const double *grad_losses;
-    pfo_status status = load_columns(call, scratch, &batch, &grad_losses, error);
-    if (status == PFO_OK && couplings[call->row->coupling].check) {
-        status = couplings[call->row->coupling].check(&batch, error);
-    }
+    pfo_status status = load_columns(call, scratch, &batch, error);
     if (status != PFO_OK) return status;
     pfo_fpenv saved = pfo_fpenv_enter();
-    run_formula(call, &batch, grad_losses);
-    store_outputs(call);
+    status = run_program(&batch, error);
+    if (status == PFO_OK) store_outputs(call);
     pfo_fpenv_leave(saved);
-    return PFO_OK;
+    free(batch.work);
+    return status;
 }
 
 pfo_status pfo_loss(const pfo_loss_args *args, pfo_error *error)
@@ -129,11 +118,9 @@ pfo_status pfo_loss(const pfo_loss_args *args, pfo_error *error)
     pfo_status status = pfo_loss_resolve(&call, args, error);
     if (status != PFO_OK) return status;
     double on_stack[STACK_DOUBLES];
-    int64_t rows = call.size > 0 ? call.size : 1;
-    int64_t doubles = pfo_mul_size(scratch_columns(&call), rows);
-    int64_t bytes = doubles < 0 ? -1 : pfo_mul_size(doubles, (int64_t)sizeof(double));
-    if (bytes >= 0 && doubles <= STACK_DOUBLES) return run_in(&call, on_stack, error);
-    double *scratch = bytes < 0 ? NULL : malloc((size_t)bytes);
+    int64_t doubles = scratch_doubles(&call);
+    if (doubles >= 0 && doubles <= STACK_DOUBLES) return run_in(&call, on_stack, error);
+    double *scratch = doubles < 0 ? NULL : malloc((size_t)doubles * sizeof(double));
     if (!scratch) return pfo_fail(error, PFO_ERROR_MEMORY, "losses", -1, "no scratch memory for a batch of this size");
     status = run_in(&call, scratch, error);
     free(scratch);

@@ -67,53 +67,103 @@ static const pfo_named_view *given_input(const loss_arrays *arrays, const char *
     return NULL;
 }
 
-/* float64 if one of the row's REAL inputs is, else float32: constants such as lengths do not widen a result. */
+/* float64 if one of the row's REAL or TOKENS inputs is, else float32: constants such as lengths do not widen a
+ * result. */
 static int32_t result_dtype(const pfo_loss_row *row, const loss_arrays *arrays)
 {
     for (int k = 0; k < PFO_LOSS_MAX_INPUTS && row->inputs[k].name; k++) {
         const pfo_named_view *given = given_input(arrays, row->inputs[k].name);
-        if (given && row->inputs[k].type == PFO_INPUT_REAL && given->view.dtype == PFO_F64) return PFO_F64;
+        int type = row->inputs[k].type;
+        int is_real = type == PFO_INPUT_REAL || type == PFO_INPUT_TOKENS;
+        if (given && is_real && given->view.dtype == PFO_F64) return PFO_F64;
     }
     return PFO_F32;
 }
 
-/* A fresh [B] array; B is that of the row's first input.  Whatever is wrong with that input is found by pfo_loss. */
-static PyObject *new_result(const pfo_view *like, int32_t dtype, pfo_view *view)
+/* A fresh array of the given dimensions.  Whatever is wrong with the inputs they were taken from is found by pfo_loss. */
+static PyObject *new_result(int ndim, const npy_intp *shape, int32_t dtype, pfo_view *view)
 {
-    npy_intp size = like && like->ndim == 1 ? (npy_intp)like->shape[0] : 0;
-    PyObject *array = PyArray_SimpleNew(1, &size, dtype == PFO_F64 ? NPY_DOUBLE : NPY_FLOAT);
-    if (array) *view = pfo_view_1d(PyArray_DATA((PyArrayObject *)array), (pfo_dtype)dtype, size);
+    int type = dtype == PFO_F64 ? NPY_DOUBLE : dtype == PFO_BOOL ? NPY_BOOL : dtype == PFO_I64 ? NPY_INT64 : NPY_FLOAT;
+    npy_intp no_axis = 0;
+    PyObject *array = PyArray_SimpleNew(ndim, ndim > 0 ? shape : &no_axis, type);
+    if (!array) return NULL;
+    memset(view, 0, sizeof *view);
+    view->data = PyArray_DATA((PyArrayObject *)array);
+    view->dtype = dtype;
+    view->ndim = ndim;
+    for (int axis = 0; axis < ndim; axis++) {
+        view->shape[axis] = shape[axis];
+        view->strides_bytes[axis] = PyArray_STRIDE((PyArrayObject *)array, axis);
+    }
     return array;
 }
 
-/* Allocates the results and names them in args; the tuple is (losses, rewards, grads or None). */
+/* B and T of a call: those of the first input that has them. */
+static void batch_shape(const pfo_loss_row *row, const loss_arrays *arrays, npy_intp shape[2])
+{
+    int has_rows = 0, has_width = 0;
+    shape[0] = shape[1] = 0;
+    for (int k = 0; k < PFO_LOSS_MAX_INPUTS && row->inputs[k].name; k++) {
+        const pfo_named_view *given = given_input(arrays, row->inputs[k].name);
+        int type = row->inputs[k].type;
+        if (!given || type == PFO_INPUT_SCALAR || type == PFO_INPUT_GATHERED || given->view.ndim < 1) continue;
+        if (!has_rows) shape[0] = (npy_intp)given->view.shape[0];
+        has_rows = 1;
+        if ((type != PFO_INPUT_TOKENS && type != PFO_INPUT_MASK) || has_width || given->view.ndim != 2) continue;
+        shape[1] = (npy_intp)given->view.shape[1];
+        has_width = 1;
+    }
+}
+
+static PyObject *new_output(int shape_kind, const npy_intp shape[2], int32_t dtype, pfo_view *view)
+{
+    if (shape_kind == PFO_OUTPUT_FLAGS) dtype = PFO_BOOL;
+    if (shape_kind == PFO_OUTPUT_POSITIONS) dtype = PFO_I64;
+    int is_grid = shape_kind == PFO_OUTPUT_TOKENS || shape_kind == PFO_OUTPUT_POSITIONS;
+    int ndim = is_grid ? 2 : shape_kind == PFO_OUTPUT_NUMBER ? 0 : 1;
+    return new_result(ndim, shape, dtype, view);
+}
+
+static int make_grads(const pfo_loss_row *row, const npy_intp shape[2], int32_t dtype, loss_arrays *arrays,
+                      PyObject *grads)
+{
+    for (int k = 0; k < PFO_LOSS_MAX_INPUTS && row->inputs[k].name; k++) {
+        if (!row->inputs[k].differentiable || !given_input(arrays, row->inputs[k].name)) continue;
+        pfo_named_view *named = &arrays->grads[arrays->grad_count++];
+        named->name = row->inputs[k].name;
+        int kind = row->inputs[k].type == PFO_INPUT_TOKENS ? PFO_OUTPUT_TOKENS : PFO_OUTPUT_ROWS;
+        PyObject *array = new_output(kind, shape, dtype, &named->view);
+        int status = array ? PyDict_SetItemString(grads, named->name, array) : -1;
+        Py_XDECREF(array);
+        if (status < 0) return -1;
+    }
+    return 0;
+}
+
+/* Allocates the results and names them in args; the tuple is (losses or None, outputs, grads or None).  The numbers
+ * that a procedure makes are float64. */
 static PyObject *make_results(const pfo_loss_row *row, int wants_grads, loss_arrays *arrays, pfo_loss_args *args)
 {
     const int32_t dtype = result_dtype(row, arrays);
-    const pfo_named_view *first = given_input(arrays, row->inputs[0].name);
-    const pfo_view *like = first ? &first->view : NULL;
+    npy_intp shape[2];
+    batch_shape(row, arrays, shape);
     int reward_count = 0;
     while (reward_count < PFO_LOSS_MAX_REWARDS && row->rewards[reward_count].name) reward_count++;
     PyObject *rewards = PyTuple_New(reward_count);
     PyObject *grads = wants_grads ? PyDict_New() : Py_NewRef(Py_None);
-    PyObject *losses = new_result(like, dtype, &args->losses);
+    int losses_kind = pfo_loss_is_tokenwise(row) ? PFO_OUTPUT_TOKENS : PFO_OUTPUT_ROWS;
+    PyObject *losses =
+        row->kind == PFO_KIND_PROCEDURE ? Py_NewRef(Py_None) : new_output(losses_kind, shape, dtype, &args->losses);
     if (!rewards || !grads || !losses) goto fail;
     for (int k = 0; k < reward_count; k++) {
         pfo_named_view *named = &arrays->rewards[arrays->reward_count++];
         named->name = row->rewards[k].name;
-        PyObject *array = new_result(like, dtype, &named->view);
+        int32_t output_dtype = row->rewards[k].shape == PFO_OUTPUT_NUMBER ? PFO_F64 : dtype;
+        PyObject *array = new_output(row->rewards[k].shape, shape, output_dtype, &named->view);
         if (!array) goto fail;
         PyTuple_SET_ITEM(rewards, k, array);
     }
-    for (int k = 0; wants_grads && k < PFO_LOSS_MAX_INPUTS && row->inputs[k].name; k++) {
-        if (!row->inputs[k].differentiable || !given_input(arrays, row->inputs[k].name)) continue;
-        pfo_named_view *named = &arrays->grads[arrays->grad_count++];
-        named->name = row->inputs[k].name;
-        PyObject *array = new_result(like, dtype, &named->view);
-        int status = array ? PyDict_SetItemString(grads, named->name, array) : -1;
-        Py_XDECREF(array);
-        if (status < 0) goto fail;
-    }
+    if (wants_grads && make_grads(row, shape, dtype, arrays, grads) < 0) goto fail;
     return Py_BuildValue("(NNN)", losses, rewards, grads);
 fail:
     Py_XDECREF(losses);
@@ -208,7 +258,8 @@ static int append(PyObject *list, PyObject *item)
 
 static PyObject *describe_inputs(const pfo_loss_row *row)
 {
-    static const char *const types[] = {"real", "count", "flag", "scalar", "statistic"};
+    static const char *const types[] = {"real", "count",   "flag",     "scalar",   "tokens",
+                                        "mask", "indices", "gathered", "statistic"};
     PyObject *list = PyList_New(0);
     for (int k = 0; list && k < PFO_LOSS_MAX_INPUTS && row->inputs[k].name; k++) {
         const pfo_loss_input_info *info = &row->inputs[k];
@@ -226,9 +277,10 @@ static PyObject *describe_params(const pfo_loss_row *row)
     for (int k = 0; list && k < PFO_LOSS_MAX_PARAMS && row->params[k].name; k++) {
         const pfo_loss_param_info *info = &row->params[k];
         PyObject *value = isnan(info->value) ? Py_NewRef(Py_None) : PyFloat_FromDouble(info->value);
-        PyObject *item = Py_BuildValue("{s:s,s:N,s:d,s:N,s:d,s:N,s:s}", "name", info->name, "default", value, "low",
-                                       info->low, "low_open", PyBool_FromLong(info->low_open), "high", info->high,
-                                       "high_open", PyBool_FromLong(info->high_open), "meaning", info->meaning);
+        PyObject *item =
+            Py_BuildValue("{s:s,s:N,s:s,s:d,s:N,s:d,s:N,s:s}", "name", info->name, "default", value, "choices",
+                          info->choices, "low", info->low, "low_open", PyBool_FromLong(info->low_open), "high",
+                          info->high, "high_open", PyBool_FromLong(info->high_open), "meaning", info->meaning);
         if (append(list, item) < 0) Py_CLEAR(list);
     }
     return list;
@@ -236,27 +288,26 @@ static PyObject *describe_params(const pfo_loss_row *row)
 
 static PyObject *describe_rewards(const pfo_loss_row *row)
 {
-    int count = 0;
-    while (count < PFO_LOSS_MAX_REWARDS && row->rewards[count].name) count++;
-    PyObject *names = PyTuple_New(count);
-    for (int k = 0; names && k < count; k++) {
-        PyObject *name = PyUnicode_FromString(row->rewards[k].name);
-        if (!name) Py_CLEAR(names);
-        if (names) PyTuple_SET_ITEM(names, k, name);
+    static const char *const shapes[] = {"rows", "number", "flags", "tokens", "positions"};
+    PyObject *list = PyList_New(0);
+    for (int k = 0; list && k < PFO_LOSS_MAX_REWARDS && row->rewards[k].name; k++) {
+        const pfo_loss_reward_info *info = &row->rewards[k];
+        if (append(list, Py_BuildValue("(ss)", info->name, shapes[info->shape])) < 0) Py_CLEAR(list);
     }
-    return names;
+    return list;
 }
 
 static PyObject *describe_row(const pfo_loss_row *row)
 {
-    static const char *const kinds[] = {"pair", "unpaired", "batch", "token", "vocab", "procedure"};
+    static const char *const kinds[] = {"pair", "unpaired", "token", "procedure"};
     static const char *const tokens[] = {"sum", "lengths"};
     const char *dot = strchr(row->name, '.');
     PyObject *family = PyUnicode_FromStringAndSize(row->name, dot - row->name);
-    return Py_BuildValue("{s:s,s:N,s:s,s:s,s:s,s:N,s:N,s:N,s:s,s:s,s:s,s:s}", "name", row->name, "family", family,
+    return Py_BuildValue("{s:s,s:N,s:s,s:s,s:s,s:N,s:N,s:N,s:N,s:s,s:s,s:s,s:s}", "name", row->name, "family", family,
                          "variant", dot + 1, "kind", kinds[row->kind], "tokens", tokens[row->tokens], "inputs",
-                         describe_inputs(row), "parameters", describe_params(row), "rewards", describe_rewards(row),
-                         "state", row->state, "formula", row->formula, "kink", row->kink, "source", row->source);
+                         describe_inputs(row), "parameters", describe_params(row), "outputs", describe_rewards(row),
+                         "tokenwise", PyBool_FromLong(pfo_loss_is_tokenwise(row)), "state", row->state, "formula",
+                         row->formula, "kink", row->kink, "source", row->source);
 }
 
 static PyObject *losses(PyObject *module, PyObject *ignored)

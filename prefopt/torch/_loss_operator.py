@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from prefopt import _losses
+from prefopt._loss_call import FAMILIES, LIST, DefaultNumber, DefaultText, procedure_type
+from prefopt._loss_call import run_procedure as run_numpy_procedure
 
 from ._bridge import (
     as_array,
@@ -27,10 +29,9 @@ from ._bridge import (
     runs_directly,
 )
 
-# What may carry a gradient; reference log-probabilities, lengths and kl never do. A test compares
-# it with `.grads`.
+# What may carry a gradient; reference log-probabilities, lengths and kl never do.
 DIFFERENTIABLE = frozenset(
-    {"policy_chosen_logps", "policy_rejected_logps", "policy_logps", "chosen_nll"}
+    item.name for info in LIST.values() for item in info.inputs if item.differentiable
 )
 
 
@@ -42,6 +43,15 @@ class PairLoss(NamedTuple):
     rejected_rewards: Tensor
 
 
+class StepPairLoss(NamedTuple):
+    """`PairLoss` and eps-DPO's steps [B], without gradient, for `eps_dpo_beta`."""
+
+    losses: Tensor
+    chosen_rewards: Tensor
+    rejected_rewards: Tensor
+    steps: Tensor
+
+
 class UnpairedLoss(NamedTuple):
     """Losses over single labelled answers, each [B]; the rewards carry no gradient."""
 
@@ -50,37 +60,54 @@ class UnpairedLoss(NamedTuple):
 
 
 class SequenceLoss(NamedTuple):
-    """Losses over sequences that have no reward, [B]."""
+    """Losses that have no reward, [B] ([B, T] of `kl_loss`)."""
 
     losses: Tensor
 
 
-class _Call(NamedTuple):
-    """`function:outputs:names:texts`, a constant in a compiled graph, taken apart.
+_PLAIN = torch.contiguous_format
 
-    names are the keywords of the tensors and then of the numbers; texts are key=value.
+
+class _Call(NamedTuple):
+    """`family:outputs:names:texts`, a constant in a compiled graph, taken apart.
+
+    names are the keywords of the tensors and then of the numbers; texts are key=value, lists
+    separated by commas.
     """
 
-    function: str
+    family: str
     outputs: int
     names: list[str]
-    texts: dict[str, str]
+    texts: dict[str, Any]
+    tokenwise: bool
 
     @classmethod
     @functools.lru_cache(256)
     def parse(cls, call: str) -> _Call:
-        function, outputs, names, texts = call.split(":")
-        pairs = dict(text.split("=", 1) for text in texts.split())
-        return cls(function, int(outputs), names.split(), pairs)
+        family, outputs, names, texts = call.split(":")
+        pairs: dict[str, Any] = dict(text.split("=", 1) for text in texts.split())
+        if "," in pairs.get("loss_type", ""):
+            pairs["loss_type"] = pairs["loss_type"].rstrip(",").split(",")
+        if "loss_weights" in pairs:
+            pairs["loss_weights"] = [float(each) for each in pairs["loss_weights"].split(",")]
+        return cls(family, int(outputs), names.split(), pairs, FAMILIES[family][0].tokenwise)
+
+    def differentiable(self, count: int) -> list[bool]:
+        """For each of the `count` tensors whether it has a gradient in this loss."""
+        types = self.texts.get("loss_type", FAMILIES[self.family][0].variant)
+        types = [types] if isinstance(types, str) else types
+        rows = [info for info in FAMILIES[self.family] if info.variant in types]
+        mine = {item.name for info in rows for item in info.inputs if item.differentiable}
+        return [name in mine for name in self.names[:count]]
 
 
 def _run(inputs: Sequence[Tensor], call: str, numbers: Sequence[float], grad: Tensor | None) -> Any:
-    function, _, names, texts = _Call.parse(call)
+    parsed = _Call.parse(call)
     arrays = [as_array(each if each.is_cpu else each.cpu()) for each in inputs]
-    keywords: dict[str, Any] = dict(zip(names, [*arrays, *numbers], strict=True))
+    keywords: dict[str, Any] = dict(zip(parsed.names, [*arrays, *numbers], strict=True))
     if grad is not None:
         keywords["grad_losses"] = as_array(grad if grad.is_cpu else grad.cpu())
-    return getattr(_losses, function)(**keywords, **texts)
+    return getattr(_losses, f"{parsed.family}_loss")(**keywords, **parsed.texts)
 
 
 def _forward(inputs: Sequence[Tensor], call: str, numbers: Sequence[float]) -> list[Tensor]:
@@ -92,7 +119,9 @@ def _backward(
     inputs: Sequence[Tensor], call: str, numbers: Sequence[float], grad: Tensor
 ) -> list[Tensor]:
     grads = _run(inputs, call, numbers, grad).grads
-    names = [name for name in _Call.parse(call).names if name in DIFFERENTIABLE]
+    parsed = _Call.parse(call)
+    flags = parsed.differentiable(len(inputs))
+    names = [name for name, flag in zip(parsed.names, flags, strict=False) if flag]
     return [_on_device_of(grad, grads[name]) for name in names]
 
 
@@ -113,8 +142,8 @@ def _input_gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:
     direct = not torch.is_grad_enabled() and runs_directly(grad, *inputs)
     backward = _backward if direct else gradient_operator
     grads = iter(backward(list(inputs), ctx.call, ctx.numbers, grad))
-    names = _Call.parse(ctx.call).names[: len(inputs)]
-    return [next(grads) if name in DIFFERENTIABLE else None for name in names]
+    flags = _Call.parse(ctx.call).differentiable(len(inputs))
+    return [next(grads) if flag else None for flag in flags]
 
 
 class _Direct(torch.autograd.Function):
@@ -139,17 +168,19 @@ def _operator_backward(ctx: Any, grads: Sequence[Tensor]) -> Any:
 
 
 def _fake_forward(inputs: Sequence[Tensor], call: str, _numbers: Sequence[float]) -> list[Tensor]:
-    return [torch.empty_like(inputs[0]) for _ in range(_Call.parse(call).outputs)]
+    parsed = _Call.parse(call)
+    like = inputs[0] if parsed.tokenwise or inputs[0].dim() < 2 else inputs[0][:, 0]
+    return [torch.empty_like(like, memory_format=_PLAIN) for _ in range(parsed.outputs)]
 
 
 def _fake_backward(
     inputs: Sequence[Tensor], call: str, _numbers: Sequence[float], _grad: Tensor
 ) -> list[Tensor]:
-    names = _Call.parse(call).names
+    flags = _Call.parse(call).differentiable(len(inputs))
     return [
-        torch.empty_like(each)
-        for name, each in zip(names, inputs, strict=False)
-        if name in DIFFERENTIABLE
+        torch.empty_like(each, memory_format=_PLAIN)
+        for flag, each in zip(flags, inputs, strict=True)
+        if flag
     ]
 
 
@@ -186,28 +217,73 @@ def _promote(tensors: Mapping[str, Tensor]) -> list[Tensor]:
     ]
 
 
-def call(
-    function: str, outputs: int, tensors: Mapping[str, Tensor | None], options: Mapping[str, Any]
+def call_family(
+    family: str,
+    loss_type: str | Sequence[str],
+    tensors: Mapping[str, Tensor | float | None],
+    params: Mapping[str, Any],
+    convention: str | None,
+    loss_weights: Sequence[float] | None = None,
 ) -> Sequence[Tensor]:
-    """The `outputs` results of the loss `function`. None among its arguments means left out."""
-    given = {name: each for name, each in tensors.items() if each is not None}
-    for name, each in given.items():
-        if not isinstance(each, Tensor):
-            raise TypeError(f"{name}: expected a torch.Tensor, got {type(each).__name__}")
-    texts = {name: each for name, each in options.items() if isinstance(each, str)}
-    numbers = {
-        name: each for name, each in options.items() if each is not None and name not in texts
-    }
+    """The results of one loss of `family`. None, and what stands at its default, is left out."""
+    given: dict[str, Tensor] = {}
+    numbers: dict[str, float] = {}
+    scalars = {i.name for info in FAMILIES[family] for i in info.inputs if i.type == "scalar"}
+    for name, each in tensors.items():
+        if isinstance(each, Tensor):
+            given[name] = each
+        elif each is not None:
+            if name not in scalars or not isinstance(each, (int, float)):
+                raise TypeError(f"{name}: expected a torch.Tensor, got {type(each).__name__}")
+            numbers[name] = each
+    texts: dict[str, str] = {}
+    if len(FAMILIES[family]) > 1:
+        texts["loss_type"] = _joined(loss_type)
+    if loss_weights is not None:
+        texts["loss_weights"] = _joined([repr(float(each)) for each in loss_weights])
+    if convention is not None:
+        texts["convention"] = convention
+    for name, option in params.items():
+        if option is None or isinstance(option, (DefaultNumber, DefaultText)):
+            continue
+        if isinstance(option, str):
+            texts[name] = option
+        else:
+            numbers[name] = option
     names = " ".join([*given, *numbers])
     pairs = " ".join(f"{name}={text}" for name, text in texts.items())
-    key = f"{function}:{outputs}:{names}:{pairs}"
+    outputs = 1 + len(FAMILIES[family][0].outputs)
+    key = f"{family}:{outputs}:{names}:{pairs}"
+    results: Sequence[Tensor] = _apply_call(key, given, numbers)
+    return results
+
+
+def _joined(words: str | Sequence[str]) -> str:
+    if isinstance(words, str):
+        return words
+    return ",".join(words) + "," if len(words) == 1 else ",".join(words)
+
+
+def _apply_call(key: str, given: Mapping[str, Tensor], numbers: Mapping[str, float]) -> Any:
     values = [float(each) for each in numbers.values()]
     inputs = _promote(given)
     if runs_directly(*inputs):
         refuse_forward_mode(*inputs)
         if torch.is_grad_enabled() and any(each.requires_grad for each in inputs):
-            results: tuple[Tensor, ...] = _apply(key, values, *inputs)
-            return results
+            return _apply(key, values, *inputs)
         return _forward(inputs, key, values)
     refuse_transforms(*inputs)
-    return operator(inputs, key, values)  # type: ignore[no-any-return]
+    return operator(inputs, key, values)
+
+
+def run_procedure(
+    name: str, inputs: Mapping[str, Tensor | float | None], params: Mapping[str, Any]
+) -> Any:
+    """A procedure on tensors, computed on the CPU: a named tuple of tensors without gradient."""
+    first = next(each for each in inputs.values() if isinstance(each, Tensor))
+    arrays = {
+        key: as_array(each.cpu()) if isinstance(each, Tensor) else each
+        for key, each in inputs.items()
+    }
+    result = run_numpy_procedure(name, arrays, params)
+    return procedure_type(name)(*(torch.as_tensor(each).to(first.device) for each in result))

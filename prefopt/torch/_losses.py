@@ -8,53 +8,96 @@ sources, ranges and errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from prefopt import _losses as _numpy_losses
+from prefopt._loss_call import FAMILIES, LIST, DefaultNumber, find, nearest
 
+from . import _loss_functions
 from ._bridge import wide_dtype
-from ._loss_operator import PairLoss, SequenceLoss, UnpairedLoss, call
+from ._loss_functions import (
+    arpo_loss,
+    bco_delta,
+    bco_loss,
+    bco_udm_weights,
+    beta_dpo_keep,
+    beta_dpo_loss,
+    beta_dpo_state,
+    cal_dpo_loss,
+    cpo_loss,
+    dpo_loss,
+    dpop_loss,
+    eps_dpo_beta,
+    eps_dpo_loss,
+    gae,
+    grpo_loss,
+    kl_loss,
+    kto_loss,
+    odpo_loss,
+    orpo_loss,
+    ppo_loss,
+    rdpo_loss,
+    reward_model_loss,
+    rso_accept,
+    sampo_indices,
+    sampo_loss,
+    sft_loss,
+    simper_loss,
+    slic_loss,
+    spin_loss,
+    tdpo_loss,
+    tpo_loss,
+)
+from ._loss_operator import (
+    PairLoss,
+    SequenceLoss,
+    StepPairLoss,
+    UnpairedLoss,
+    run_procedure,
+)
 
-
-def dpo_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    *,
-    loss_type: str = "sigmoid",
-    beta: float = 0.1,
-    label_smoothing: float = 0.0,
-    f_divergence_type: str = "reverse_kl",
-    f_alpha_divergence_coef: float = 0.5,
-    discopop_tau: float = 0.05,
-    chosen_lengths: Tensor | None = None,
-    rejected_lengths: Tensor | None = None,
-    convention: str | None = None,
-) -> PairLoss:
-    """DPO and its relatives per pair [B]; see `prefopt.dpo_loss`."""
-    tensors = {
-        "policy_chosen_logps": policy_chosen_logps,
-        "policy_rejected_logps": policy_rejected_logps,
-        "ref_chosen_logps": ref_chosen_logps,
-        "ref_rejected_logps": ref_rejected_logps,
-        "chosen_lengths": chosen_lengths,
-        "rejected_lengths": rejected_lengths,
-    }
-    options = {
-        "loss_type": loss_type,
-        "beta": beta,
-        "label_smoothing": label_smoothing,
-        "f_divergence_type": f_divergence_type,
-        "f_alpha_divergence_coef": f_alpha_divergence_coef,
-        "discopop_tau": discopop_tau,
-        "convention": convention,
-    }
-    return PairLoss(*call("dpo_loss", 3, tensors, options))
+__all__ = [
+    "PairLoss",
+    "SequenceLoss",
+    "StepPairLoss",
+    "UnpairedLoss",
+    "arpo_loss",
+    "bco_delta",
+    "bco_loss",
+    "bco_udm_weights",
+    "beta_dpo_keep",
+    "beta_dpo_loss",
+    "beta_dpo_state",
+    "cal_dpo_loss",
+    "cpo_loss",
+    "dpo_loss",
+    "dpop_loss",
+    "eps_dpo_beta",
+    "eps_dpo_loss",
+    "gae",
+    "grpo_loss",
+    "ipo_loss",
+    "kl_loss",
+    "kto_kl",
+    "kto_loss",
+    "loss",
+    "odpo_loss",
+    "orpo_loss",
+    "ppo_loss",
+    "rdpo_loss",
+    "reward_model_loss",
+    "rso_accept",
+    "sampo_indices",
+    "sampo_loss",
+    "sft_loss",
+    "simper_loss",
+    "slic_loss",
+    "spin_loss",
+    "tdpo_loss",
+    "tpo_loss",
+]
 
 
 def ipo_loss(
@@ -63,7 +106,7 @@ def ipo_loss(
     ref_chosen_logps: Tensor,
     ref_rejected_logps: Tensor,
     *,
-    beta: float = 0.1,
+    beta: float = DefaultNumber(0.1),
     chosen_lengths: Tensor | None = None,
     rejected_lengths: Tensor | None = None,
     convention: str | None = None,
@@ -82,35 +125,6 @@ def ipo_loss(
         rejected_lengths=rejected_lengths,
         convention=convention,
     )
-
-
-def kto_loss(
-    policy_logps: Tensor,
-    ref_logps: Tensor,
-    desirable: Tensor,
-    *,
-    kl: Tensor | float,
-    beta: float = 0.1,
-    desirable_weight: float = 1.0,
-    undesirable_weight: float = 1.0,
-    loss_type: str = "kto",
-    convention: str | None = None,
-) -> UnpairedLoss:
-    """KTO per answer [B], with kl from `kto_kl` (a number or a tensor []; detached); see
-    `prefopt.kto_loss`.
-    """
-    tensors = {"policy_logps": policy_logps, "ref_logps": ref_logps, "desirable": desirable}
-    if isinstance(kl, Tensor):
-        tensors["kl"] = kl
-    options = {
-        "kl": None if isinstance(kl, Tensor) else kl,
-        "beta": beta,
-        "desirable_weight": desirable_weight,
-        "undesirable_weight": undesirable_weight,
-        "loss_type": loss_type,
-        "convention": convention,
-    }
-    return UnpairedLoss(*call("kto_loss", 2, tensors, options))
 
 
 def kto_kl(
@@ -148,70 +162,20 @@ def kto_kl(
     return mean.clamp(min=0.0).to(torch.float64 if dtype is torch.float64 else torch.float32)
 
 
-def cpo_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    *,
-    loss_type: str = "sigmoid",
-    beta: float = 0.1,
-    label_smoothing: float = 0.0,
-    simpo_gamma: float = 0.5,
-    alpha: float = 0.0,
-    chosen_lengths: Tensor | None = None,
-    rejected_lengths: Tensor | None = None,
-    chosen_nll: Tensor | None = None,
-    nll_tokens: float | None = None,
-    cpo_alpha: float = 1.0,
-    convention: str | None = None,
-) -> PairLoss:
-    """CPO per pair [B], with the NLL term where `chosen_nll` is given; see `prefopt.cpo_loss`."""
-    tensors = {
-        "policy_chosen_logps": policy_chosen_logps,
-        "policy_rejected_logps": policy_rejected_logps,
-        "chosen_lengths": chosen_lengths,
-        "rejected_lengths": rejected_lengths,
-        "chosen_nll": chosen_nll,
-    }
-    options = {
-        "loss_type": loss_type,
-        "beta": beta,
-        "label_smoothing": label_smoothing,
-        "simpo_gamma": simpo_gamma,
-        "alpha": alpha,
-        "nll_tokens": nll_tokens,
-        "cpo_alpha": cpo_alpha,
-        "convention": convention,
-    }
-    return PairLoss(*call("cpo_loss", 3, tensors, options))
-
-
-def sft_loss(
-    policy_logps: Tensor,
-    *,
-    lengths: Tensor | None = None,
-    nll_tokens: float | None = None,
-    convention: str | None = None,
-) -> SequenceLoss:
-    """Negative log-likelihood, in shares [B] whose mean is the token mean (`prefopt.sft_loss`)."""
-    tensors = {"policy_logps": policy_logps, "lengths": lengths}
-    options = {"nll_tokens": nll_tokens, "convention": convention}
-    return SequenceLoss(*call("sft_loss", 1, tensors, options))
-
-
-_FUNCTIONS: dict[str, Callable[..., PairLoss | UnpairedLoss | SequenceLoss]] = {
-    "dpo": dpo_loss,
-    "kto": kto_loss,
-    "cpo": cpo_loss,
-    "sft": sft_loss,
-}
-
-
-def loss(name: str, **inputs: Any) -> PairLoss | UnpairedLoss | SequenceLoss:
+def loss(name: str, **inputs: Any) -> Any:
     """Any row of the list by name ("dpo.sigmoid"), with its inputs and parameters."""
-    family, _, variant = name.partition(".")
-    known = {each.name for each in _numpy_losses.losses()}
-    if name not in known or family not in _FUNCTIONS:
-        raise ValueError(f"name: expected one of {', '.join(sorted(known))}, got {name!r}")
-    if family != "sft":
-        inputs["loss_type"] = variant
-    return _FUNCTIONS[family](**inputs)
+    if name not in LIST:
+        raise ValueError(f"name: no loss is called {name!r}; {nearest(str(name), LIST)}")
+    info = find(name)
+    known = [*(item.name for item in info.inputs), *(item.name for item in info.parameters)]
+    known += [] if info.kind == "procedure" else ["convention"]
+    for key in inputs:
+        if key not in known:
+            raise TypeError(f"{key}: {name} takes no such argument; {nearest(key, known)}")
+    if info.kind == "procedure":
+        numbers = {item.name for item in info.parameters}
+        arrays = {key: each for key, each in inputs.items() if key not in numbers}
+        return run_procedure(name, arrays, {k: inputs[k] for k in inputs if k in numbers})
+    if len(FAMILIES[info.family]) > 1:
+        inputs["loss_type"] = info.variant
+    return getattr(_loss_functions, f"{info.family}_loss")(**inputs)
