@@ -2,38 +2,49 @@
 
 A convention carries the version or commit of the project whose choices it is. It sets defaults, and
 refuses what that project ignores or refuses, so that a number computed under it is the project's.
-`convention=None` is prefopt's own: the paper's formula, in a form that is stable everywhere.
+`convention=None` is prefopt's own default: the paper's formula in a form that is stable everywhere,
+with the field's usual defaults (beta 0.1), every input and parameter of the row allowed.
+
+What each project does was read from its code at the version named; `conventions.json` holds it with
+file and line. Here is what takes more than defaults: `_ADAPT`.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+
+Arrays = dict[str, Any]
+Values = dict[str, float]
+
+DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 
 
 class Convention(NamedTuple):
     """One project's form of one loss.
 
     `defaults` are its parameters' values where they differ from prefopt's, `refused` the inputs and
-    parameters that it ignores or refuses, `required` those that it cannot do without. `factor`
-    multiplies losses and gradients. `differs` says in words what differs, `source` where that was
-    read.
+    parameters that it ignores or refuses, `required` those that it cannot do without. `rewards`
+    says how its logged rewards differ from prefopt's: "" not, "unscaled" without beta, "average"
+    per token. `differs` says in words what differs, `source` where that was read.
     """
 
     loss: str
     name: str
     source: str
     differs: str
-    defaults: Mapping[str, float]
+    defaults: Mapping[str, float | str]
     refused: tuple[str, ...]
     required: tuple[str, ...]
-    factor: float = 1.0
-    adapt: Callable[[dict[str, Any], dict[str, float]], None] | None = None
+    rewards: str = ""
 
-    def apply(
-        self, arrays: dict[str, Any], values: dict[str, float]
-    ) -> tuple[dict[str, Any], dict[str, float]]:
+    def apply(self, arrays: Arrays, values: Values) -> tuple[Arrays, Values]:
         """Inputs and parameters as prefopt's own row takes them."""
         for key in (*arrays, *values):
             if key in self.refused:
@@ -41,30 +52,124 @@ class Convention(NamedTuple):
         for key in self.required:
             if key not in arrays and key not in values:
                 raise ValueError(f"{key}: {self.name} needs it in {self.loss}")
-        arrays, values = dict(arrays), {**self.defaults, **values}
-        if self.adapt is not None:
-            self.adapt(arrays, values)
+        defaults = {key: _number(value) for key, value in self.defaults.items()}
+        arrays, values = dict(arrays), {**defaults, **values}
+        if adapt := _ADAPT.get((self.loss.split(".")[0], self.name)):
+            adapt(self.loss, arrays, values, defaults)
         return arrays, values
 
+    def reward_divisors(self, arrays: Arrays, beta: float) -> tuple[Any, Any] | None:
+        """What prefopt's (chosen, rejected) rewards are divided by to be the project's."""
+        if not self.rewards:
+            return None
+        scale = beta if "unscaled" in self.rewards else 1.0
+        if "average" not in self.rewards:
+            return scale, scale
+        lengths = (np.asarray(arrays[f"{side}_lengths"]) for side in ("chosen", "rejected"))
+        chosen, rejected = (scale * np.maximum(each, 1) for each in lengths)
+        return chosen, rejected
 
-TABLE: dict[str, dict[str, Convention]] = {}
+
+def _number(value: float | str) -> float:
+    return float(DIVERGENCES.index(value)) if isinstance(value, str) else float(value)
+
+
+# ---- what takes more than defaults ---------------------------------------------------------------
+
+
+def _f_dpo(loss: str, arrays: Arrays, values: Values, defaults: Values) -> None:
+    """TRL 0.24 and the f-DPO authors count alpha from the other end: a of 1 is forward KL."""
+    divergence = DIVERGENCES[int(values.get("f_divergence_type", 0))]
+    if divergence != "reverse_kl" and loss == "dpo.ipo":
+        raise ValueError(
+            "f_divergence_type: trl-0.24 applies it to averages, which prefopt does not"
+        )
+    if divergence == "forward_kl":
+        raise ValueError(f"f_divergence_type: trl-0.24 has no forward_kl in {loss}")
+    if divergence == "alpha_divergence":
+        values["f_alpha_divergence_coef"] = 1.0 - values.get("f_alpha_divergence_coef", 1.0)
+
+
+def _simpo_ratio(ratio: float) -> Callable[[str, Arrays, Values, Values], None]:
+    """The project's default is the ratio gamma / beta."""
+
+    def adapt(loss: str, arrays: Arrays, values: Values, defaults: Values) -> None:
+        if loss.startswith("cpo.simpo") and values["beta"] != defaults["beta"]:
+            gamma = defaults.get("simpo_gamma", 0.5)
+            if values.get("simpo_gamma", gamma) == gamma:
+                values["simpo_gamma"] = ratio * values["beta"]
+
+    return adapt
+
+
+def _no_reference_no_kl(loss: str, arrays: Arrays, values: Values, defaults: Values) -> None:
+    """Liger without reference log-probabilities: its KL term is 0."""
+    if "ref_token_logps" not in arrays:
+        values["kl_beta"] = 0.0
+
+
+def _reference_is_old_policy(loss: str, arrays: Arrays, values: Values, defaults: Values) -> None:
+    """HALOs' GRPO takes the ratio against the reference."""
+    if "ref_token_logps" not in arrays:
+        raise ValueError(f"ref_token_logps: halos-4831988 needs it in {loss}")
+    if "old_logps" in arrays:
+        raise ValueError(f"old_logps: halos-4831988 does not use it in {loss}")
+    arrays["old_logps"] = arrays["ref_token_logps"]
+
+
+def _mean_over_sequences(loss: str, arrays: Arrays, values: Values, defaults: Values) -> None:
+    """LLaMA-Factory averages the NLL per sequence first: chosen_nll are averages, one an answer."""
+    if "chosen_nll" in arrays and "nll_tokens" not in values:
+        values["nll_tokens"] = float(max(len(arrays["chosen_nll"]), 1))
+
+
+_ADAPT: dict[tuple[str, str], Callable[[str, Arrays, Values, Values], None]] = {
+    ("dpo", "trl-0.24"): _f_dpo,
+    ("cpo", "paper"): _simpo_ratio(0.25),
+    ("cpo", "halos-4831988"): _simpo_ratio(0.3),
+    ("grpo", "liger-0.8.5"): _no_reference_no_kl,
+    ("grpo", "halos-4831988"): _reference_is_old_policy,
+    ("orpo", "llamafactory-ff6d4d1"): _mean_over_sequences,
+    ("cpo", "llamafactory-ff6d4d1"): _mean_over_sequences,
+}
+
+
+# ---- the table -----------------------------------------------------------------------------------
+
+
+@functools.lru_cache(None)
+def _table() -> tuple[dict[str, dict[str, Convention]], dict[str, dict[str, str]]]:
+    """By loss and name: the conventions, and why a project has none."""
+    known: dict[str, dict[str, Convention]] = {}
+    missing: dict[str, dict[str, str]] = {}
+    path = Path(__file__).with_name("conventions.json")
+    for item in json.loads(path.read_text(encoding="utf-8")):
+        loss, name = item["loss"], item["name"]
+        if "missing" in item:
+            missing.setdefault(loss, {})[name] = item["missing"]
+            continue
+        tuples = {"refused": tuple(item["refused"]), "required": tuple(item["required"])}
+        known.setdefault(loss, {})[name] = Convention(**{**item, **tuples})
+    return known, missing
 
 
 def conventions(loss: str) -> tuple[Convention, ...]:
     """The named conventions of the loss called `loss` ("dpo.ipo"); () where there is none."""
     from prefopt._loss_call import find
 
-    return tuple(TABLE.get(find(loss).name, {}).values())
+    return tuple(_table()[0].get(find(loss).name, {}).values())
 
 
 def find_convention(loss: str, name: Any) -> Convention:
     """The convention `name` of `loss`."""
     if not isinstance(name, str):
         raise TypeError(f"convention: expected a string or None, got {type(name).__name__}")
-    known = TABLE.get(loss, {})
+    known, missing = _table()[0].get(loss, {}), _table()[1].get(loss, {})
     if name in known:
         return known[name]
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    if name in missing:
+        raise ValueError(f"convention: {name} has no {loss}: {missing[name]}")
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         hint = f"did you mean {' or '.join(close)}?"
     else:

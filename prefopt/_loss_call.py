@@ -96,9 +96,25 @@ def evaluate(
     losses, outputs, grads = _core.loss(info.name, arrays, values, weights, wanted)
     result = _result(info, losses, outputs)
     result.grads = grads
-    if chosen is not None and chosen.factor != 1.0:
-        result = _scaled(result, chosen)
-    return result
+    return result if chosen is None else _with_rewards_of(chosen, info, result, arrays, values)
+
+
+def _with_rewards_of(
+    convention: Convention, info: LossInfo, result: AnyLoss, arrays: dict[str, Any], values: Any
+) -> AnyLoss:
+    """The rewards as the project logs them."""
+    default = next((p.default for p in info.parameters if p.name == "beta"), 1.0)
+    divisors = convention.reward_divisors(arrays, values.get("beta", default))
+    if divisors is None:
+        return result
+    if isinstance(result, UnpairedLoss):
+        scaled: AnyLoss = result._replace(rewards=result.rewards / divisors[0])
+    else:
+        dtype = result.losses.dtype
+        rewards = [(r / d).astype(dtype) for r, d in zip(result[1:3], divisors, strict=True)]
+        scaled = PairLoss(result.losses, *rewards)
+    scaled.grads = result.grads
+    return scaled
 
 
 def _take_parameters(info: LossInfo, params: Mapping[str, Any]) -> dict[str, float]:
@@ -130,17 +146,6 @@ def _result(info: LossInfo, losses: Any, outputs: tuple[Any, ...]) -> AnyLoss:
     if len(outputs) == 3:
         return StepPairLoss(losses, *outputs)
     return UnpairedLoss(losses, *outputs) if outputs else SequenceLoss(losses)
-
-
-def _scaled(result: AnyLoss, convention: Convention) -> AnyLoss:
-    """The convention's constant factor on losses and gradients."""
-    scaled = result._replace(losses=(result.losses * convention.factor).astype(result.losses.dtype))
-    if result.grads is not None:
-        scaled.grads = {
-            name: (grad * convention.factor).astype(grad.dtype)
-            for name, grad in result.grads.items()
-        }
-    return scaled
 
 
 @functools.lru_cache(None)
