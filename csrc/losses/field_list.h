@@ -8,7 +8,7 @@
 #ifndef PFO_FIELD_LIST_H
 #define PFO_FIELD_LIST_H
 
-/* clang-format off: one entry a line */
+/* clang-format off */
 #define PFO_LOSS_INPUT_FIELDS(INPUT) \
     INPUT(policy_chosen_logps, REAL, "log-probability of the chosen answer under the policy") \
     INPUT(policy_rejected_logps, REAL, "log-probability of the rejected answer under the policy") \

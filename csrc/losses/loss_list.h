@@ -22,7 +22,8 @@
  * prefopt/reference, and a line in tools/loss_tex.py.  The enum, the descriptor table, the C switch, Python's
  * functions, defaults and range checks, the docs and the tests' cases all come from this row.
  */
-/* clang-format off: a row is laid out by hand */
+/* A row is laid out by hand. */
+/* clang-format off */
 
 #define PFO_POLICY GRAD(policy_chosen_logps), GRAD(policy_rejected_logps)
 #define PFO_PAIR PFO_POLICY, FIXED(ref_chosen_logps), FIXED(ref_rejected_logps)
