@@ -80,7 +80,7 @@ static int32_t result_dtype(const pfo_loss_row *row, const loss_arrays *arrays)
     return PFO_F32;
 }
 
-/* A fresh array of the given dimensions.  Whatever is wrong with the inputs they were taken from is found by pfo_loss. */
+/* A fresh array of the given dimensions.  Whatever is wrong with the inputs they are of is found by pfo_loss. */
 static PyObject *new_result(int ndim, const npy_intp *shape, int32_t dtype, pfo_view *view)
 {
     int type = dtype == PFO_F64 ? NPY_DOUBLE : dtype == PFO_BOOL ? NPY_BOOL : dtype == PFO_I64 ? NPY_INT64 : NPY_FLOAT;
