@@ -35,6 +35,7 @@ class Case:
 
 LENGTHS = ("chosen_lengths", "rejected_lengths")
 NLL = ("chosen_nll", "chosen_lengths")
+NO_NLL = {"nll_weight": 0.0, "nll_tokens": 1.0, "chosen_nll": np.zeros(B)}
 FLOAT32 = {"dtype": "float32", "rtol": 2e-5}
 # torch.tensor(label_smoothing) is float32 in TRL and Liger, and its logarithm with it
 LOG_E = {"rtol": 2e-6, "note": "log e in float32"}
@@ -113,7 +114,7 @@ def unpaired() -> list[Case]:
         Case("kto.apo_zero_unpaired", ALL, sets=labels),
         Case("kto.apo_zero_unpaired", TRL, {"beta": 0.3, **weights}, sets=labels),
     ]
-    shifted = ((), ("delta",), ("delta", "udm_weights"))
+    shifted = (("delta",), ("delta", "udm_weights"))
     cases += [Case("bco.bco", ("trl-1.13",), {"beta": 0.3}, inputs=x, sets=labels) for x in shifted]
     return cases
 
@@ -175,7 +176,7 @@ def reference_free() -> list[Case]:
             LIGER,
             {"beta": 0.6},
             inputs=LENGTHS,
-            ours={"nll_weight": 0.0},
+            ours=NO_NLL,
             sets=("ordinary",),
             rtol=1e-11,
         ),
@@ -183,7 +184,7 @@ def reference_free() -> list[Case]:
             "orpo.orpo",
             LIGER,
             inputs=LENGTHS,
-            ours={"nll_weight": 0.0},
+            ours=NO_NLL,
             sets=("ordinary",),
             rtol=1e-11,
         ),
@@ -226,6 +227,13 @@ def groups() -> list[Case]:
                 inputs=("old_logps", "mask"),
                 sets=sets,
             ),
+            Case(
+                f"grpo.{variant}",
+                ALL,
+                {"epsilon": 0.1, "kl_beta": 0.0, **size},
+                inputs=("old_logps", "mask"),
+                sets=sets,
+            ),
             Case(f"grpo.{variant}", TRL, {**size}, inputs=("old_logps", "mask"), sets=sets),
             Case(f"grpo.{variant}", LIGER, {**size}, inputs=given, sets=sets),
             Case(
@@ -247,11 +255,17 @@ def groups() -> list[Case]:
         Case(
             "grpo.cispo",
             ALL,
-            {"epsilon_high": 5.0, "kl_beta": 0.04},
+            {"epsilon_high": 5.0, "kl_beta": 0.04, "num_tokens": 13.0},
             inputs=given,
             sets=("tokens",),
         ),
-        Case("grpo.cispo", ALL, {"kl_beta": 0.0}, inputs=("old_logps", "mask"), sets=("tokens",)),
+        Case(
+            "grpo.cispo",
+            ALL,
+            {"kl_beta": 0.0, "num_tokens": 13.0},
+            inputs=("old_logps", "mask"),
+            sets=("tokens",),
+        ),
         Case(
             "grpo.sapo",
             TRL,

@@ -119,15 +119,13 @@ def grpo(variant: str, inputs: Inputs, params: Inputs, dtype: torch.dtype) -> An
             ("old_per_token_logps", "old_logps"),
         )
     }
-    settings = {key: params[key] for key in params if key.startswith("sapo")}
-    epsilon = params.get("epsilon", 0.2)
+    names = {"kl_beta": "beta", "epsilon": "epsilon_low", "num_tokens": "num_items_in_batch"}
+    sizes = {"max_completion_length": tokens.shape[1]}
     loss, _ = LigerFusedLinearGRPOFunction.ppo_loss_fn(
         tokens, mask, torch.tensor(inputs["advantages"], dtype=dtype), mask, **given,
-        epsilon_low=epsilon, epsilon_high=params.get("epsilon_high", epsilon),
-        beta=params.get("kl_beta", 0.04), loss_type="grpo" if variant == "gspo" else variant,
+        loss_type="grpo" if variant == "gspo" else variant,
         importance_sampling_level="sequence" if variant == "gspo" else "token",
-        max_completion_length=params.get("max_completion_length", tokens.shape[1]),
-        delta=params.get("delta"), num_items_in_batch=params.get("num_tokens"), **settings,
+        **sizes | {names.get(key, key): value for key, value in params.items()},
     )  # fmt: skip
     return finish(loss, leaves)
 
