@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import row_cases
 
 import prefopt
 from prefopt import _core
@@ -209,28 +210,24 @@ def other_calls() -> Iterator[tuple[str, Call]]:
 
 def loss_calls() -> Iterator[tuple[str, Call]]:
     """Every row of the loss list, value and gradients, and what a caller can get wrong."""
-    makers: dict[str, Callable[[], Any]] = {
-        "flag": lambda: np.array([True, False, True, False]),
-        "count": lambda: np.array([3, 4, 5, 6]),
-        "scalar": lambda: np.float64(0.5),
-    }
     for info in prefopt.losses():
-        inputs = {
-            item.name: makers.get(item.type, lambda: np.linspace(-2, -1, 4))()
-            for item in info.inputs
-        }
+        inputs = row_cases.inputs(info.name)
         first = info.inputs[0].name
         name, loss, core = info.name, prefopt.loss, _core.loss
-        ones = np.ones(4)
+        ones, grid = np.ones(4), np.ones((4, 5))
         # Bound as defaults: the calls are made after the loop has moved on.
         yield f"loss {name}", lambda n=name, a=inputs: prefopt.loss(n, **a)
+        if info.kind == "procedure":
+            continue
         yield (
             f"loss {name}, gradients",
             lambda n=name, a=inputs: prefopt.loss(n, **a, return_grads=True),
         )
         yield (
             f"loss {name}, grad_losses",
-            lambda n=name, a=inputs, g=ones: prefopt.loss(n, **a, grad_losses=g),
+            lambda n=name, a=inputs, g=grid if info.tokenwise else ones: prefopt.loss(
+                n, **a, grad_losses=g
+            ),
         )
         yield f"loss {name}: no inputs", expect_error(loss, name)
         yield f"loss {name}: unknown input", expect_error(loss, name, nonsense=1, **inputs)

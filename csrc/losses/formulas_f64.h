@@ -2,6 +2,7 @@
 #ifndef PFO_FORMULAS_F64_H
 #define PFO_FORMULAS_F64_H
 
+#include <float.h>
 #include <math.h>
 
 #include "loss_table.h"
@@ -12,6 +13,9 @@
 #define PFO_EXP exp
 #define PFO_LOG1P log1p
 #define PFO_FABS fabs
+#define PFO_EXPM1 expm1
+#define PFO_LOG log
+#define PFO_LARGEST DBL_MAX
 #include "formulas.inc"
 #undef PFO_REAL
 #undef PFO_FN
@@ -19,5 +23,8 @@
 #undef PFO_EXP
 #undef PFO_LOG1P
 #undef PFO_FABS
+#undef PFO_EXPM1
+#undef PFO_LOG
+#undef PFO_LARGEST
 
 #endif

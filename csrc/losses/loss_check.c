@@ -211,6 +211,7 @@ static void view_extent(const pfo_view *view, const char **low, const char **hig
 /* 1 where two elements of one output would share bytes: each axis must step over all of a smaller axis. */
 static int overlaps_itself(const pfo_view *view)
 {
+    if (pfo_loss_elements(view) == 0) return 0;
     int64_t inner = pfo_dtype_size(view->dtype);
     int64_t steps[2] = {0, 0}, sizes[2] = {1, 1};
     for (int axis = 0; axis < view->ndim; axis++) {
