@@ -60,9 +60,10 @@ def _read_list() -> dict[str, LossInfo]:
 
 
 LIST = _read_list()
-FAMILIES: dict[str, list[LossInfo]] = {}
+FAMILIES: dict[str, list[LossInfo]] = {}  # the losses of each family, without procedures
 for _info in LIST.values():
-    FAMILIES.setdefault(_info.family, []).append(_info)
+    if _info.kind != "procedure":
+        FAMILIES.setdefault(_info.family, []).append(_info)
 
 
 # ---- one row -------------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ def _take_parameters(info: LossInfo, params: Mapping[str, Any]) -> dict[str, flo
 
 
 def _family_default(family: str, key: str) -> Any:
-    for info in FAMILIES[family]:
+    for info in FAMILIES.get(family, ()):
         for item in info.parameters:
             if item.name == key:
                 return item.default
@@ -310,7 +311,7 @@ def find(name: str, argument: str = "name") -> LossInfo:
     if argument == "name":
         raise ValueError(f"name: no loss is called {name!r}; {nearest(name, LIST)}")
     family, variant = name.split(".", 1)
-    variants = [each.variant for each in FAMILIES[family] if each.kind != "procedure"]
+    variants = [each.variant for each in FAMILIES[family]]
     raise ValueError(f"{argument}: {family} has no loss {variant!r}; {nearest(variant, variants)}")
 
 

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from prefopt import _losses
 from prefopt._loss_call import FAMILIES, LIST, DefaultNumber, DefaultText, procedure_type
+from prefopt._loss_call import call_family as call_numpy_family
 from prefopt._loss_call import run_procedure as run_numpy_procedure
 
 from ._bridge import (
@@ -105,9 +105,16 @@ def _run(inputs: Sequence[Tensor], call: str, numbers: Sequence[float], grad: Te
     parsed = _Call.parse(call)
     arrays = [as_array(each if each.is_cpu else each.cpu()) for each in inputs]
     keywords: dict[str, Any] = dict(zip(parsed.names, [*arrays, *numbers], strict=True))
-    if grad is not None:
-        keywords["grad_losses"] = as_array(grad if grad.is_cpu else grad.cpu())
-    return getattr(_losses, f"{parsed.family}_loss")(**keywords, **parsed.texts)
+    texts = dict(parsed.texts)
+    loss_type = texts.pop("loss_type", FAMILIES[parsed.family][0].variant)
+    convention, weights = texts.pop("convention", None), texts.pop("loss_weights", None)
+    taken = {item.name for info in FAMILIES[parsed.family] for item in info.inputs}
+    given = {name: each for name, each in keywords.items() if name in taken}
+    params = {name: each for name, each in keywords.items() if name not in taken} | texts
+    grad_array = None if grad is None else as_array(grad if grad.is_cpu else grad.cpu())
+    return call_numpy_family(
+        parsed.family, loss_type, given, params, convention, grad_array, False, weights
+    )
 
 
 def _forward(inputs: Sequence[Tensor], call: str, numbers: Sequence[float]) -> list[Tensor]:
@@ -169,7 +176,10 @@ def _operator_backward(ctx: Any, grads: Sequence[Tensor]) -> Any:
 
 def _fake_forward(inputs: Sequence[Tensor], call: str, _numbers: Sequence[float]) -> list[Tensor]:
     parsed = _Call.parse(call)
-    like = inputs[0] if parsed.tokenwise or inputs[0].dim() < 2 else inputs[0][:, 0]
+    policy = next(
+        each for each, flag in zip(inputs, parsed.differentiable(len(inputs)), strict=True) if flag
+    )
+    like = policy if parsed.tokenwise or policy.dim() < 2 else policy[:, 0]
     return [torch.empty_like(like, memory_format=_PLAIN) for _ in range(parsed.outputs)]
 
 
@@ -286,4 +296,10 @@ def run_procedure(
         for key, each in inputs.items()
     }
     result = run_numpy_procedure(name, arrays, params)
-    return procedure_type(name)(*(torch.as_tensor(each).to(first.device) for each in result))
+    tensors = (
+        torch.tensor(each, dtype=torch.float64)
+        if isinstance(each, float)
+        else torch.as_tensor(each)
+        for each in result
+    )
+    return procedure_type(name)(*(each.to(first.device) for each in tensors))

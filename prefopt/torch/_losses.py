@@ -178,4 +178,6 @@ def loss(name: str, **inputs: Any) -> Any:
         return run_procedure(name, arrays, {k: inputs[k] for k in inputs if k in numbers})
     if len(FAMILIES[info.family]) > 1:
         inputs["loss_type"] = info.variant
+    for item in FAMILIES[info.family][0].inputs:  # what another variant needs is absent here
+        inputs.setdefault(item.name, None)
     return getattr(_loss_functions, f"{info.family}_loss")(**inputs)
