@@ -123,9 +123,13 @@ class Worker:
         tests = Path(__file__).resolve().parents[1]
         environment = {**os.environ, "PYTHONPATH": str(tests), "PYTHONWARNINGS": "ignore"}
         self.process = subprocess.Popen(
-            [python, "-m", "peers.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True, env=environment,
-        )  # fmt: skip
+            [python, "-m", "peers.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
         atexit.register(self.close)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -58,9 +58,14 @@ def pair(inputs: Inputs, dtype: torch.dtype, average: bool) -> Any:
 def dpo(variant: str, inputs: Inputs, params: Inputs, dtype: torch.dtype) -> Answer:
     leaves, chosen, rejected, target = pair(inputs, dtype, average=False)
     loss, chosen_rewards, rejected_rewards = LigerFusedLinearDPOFunction.preference_loss_fn(
-        chosen, rejected, target, torch.tensor(inputs["ref_chosen_logps"], dtype=dtype),
-        torch.tensor(inputs["ref_rejected_logps"], dtype=dtype), loss_type=variant, **params,
-    )  # fmt: skip
+        chosen,
+        rejected,
+        target,
+        torch.tensor(inputs["ref_chosen_logps"], dtype=dtype),
+        torch.tensor(inputs["ref_rejected_logps"], dtype=dtype),
+        loss_type=variant,
+        **params,
+    )
     return finish(loss, leaves, chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
 
 
@@ -70,9 +75,13 @@ def kto(variant: str, inputs: Inputs, params: Inputs, dtype: torch.dtype) -> Ans
     kl = torch.tensor(inputs["kl"], dtype=dtype) if variant == "kto" else None
     labels = torch.tensor(inputs["desirable"], dtype=torch.bool)
     loss, chosen, rejected = LigerFusedLinearKTOFunction.preference_loss_fn(
-        policy, labels, torch.zeros(len(policy), 1),
-        torch.tensor(inputs["ref_logps"], dtype=dtype), kl=kl, **params,
-    )  # fmt: skip
+        policy,
+        labels,
+        torch.zeros(len(policy), 1),
+        torch.tensor(inputs["ref_logps"], dtype=dtype),
+        kl=kl,
+        **params,
+    )
     rewards = {}
     if labels.any():
         rewards["chosen"] = chosen / labels.sum()
@@ -122,14 +131,22 @@ def grpo(variant: str, inputs: Inputs, params: Inputs, dtype: torch.dtype) -> An
     names = {"kl_beta": "beta", "epsilon": "epsilon_low", "num_tokens": "num_items_in_batch"}
     sizes = {"max_completion_length": tokens.shape[1]}
     loss, _ = LigerFusedLinearGRPOFunction.ppo_loss_fn(
-        tokens, mask, torch.tensor(inputs["advantages"], dtype=dtype), mask, **given,
+        tokens,
+        mask,
+        torch.tensor(inputs["advantages"], dtype=dtype),
+        mask,
+        **given,
         loss_type="grpo" if variant == "gspo" else variant,
         importance_sampling_level="sequence" if variant == "gspo" else "token",
         **sizes | {names.get(key, key): value for key, value in params.items()},
-    )  # fmt: skip
+    )
     return finish(loss, leaves)
 
 
 FAMILIES: dict[str, Callable[[str, Inputs, Inputs, torch.dtype], Answer]] = {
-    "dpo": dpo, "kto": kto, "cpo": cpo, "orpo": orpo, "grpo": grpo,
-}  # fmt: skip
+    "dpo": dpo,
+    "kto": kto,
+    "cpo": cpo,
+    "orpo": orpo,
+    "grpo": grpo,
+}

@@ -63,10 +63,16 @@ def bare(trainer: Any, output: Any, **attributes: Any) -> Any:
 
     instance = Bare()
     defaults = {
-        "model": Model(output), "accelerator": OneProcess(), "_metrics": Metrics(),
-        "ref_model": None, "precompute_ref_logps": True, "aux_loss_enabled": False,
-        "_total_train_tokens": 0, "_tp_size": 1, "is_encoder_decoder": False,
-    }  # fmt: skip
+        "model": Model(output),
+        "accelerator": OneProcess(),
+        "_metrics": Metrics(),
+        "ref_model": None,
+        "precompute_ref_logps": True,
+        "aux_loss_enabled": False,
+        "_total_train_tokens": 0,
+        "_tp_size": 1,
+        "is_encoder_decoder": False,
+    }
     for name, value in {**defaults, **attributes}.items():
         setattr(instance, name, value)
     return instance
@@ -87,9 +93,14 @@ def outputs(token_logps: torch.Tensor) -> Any:
     logits = torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1)
     zeros = torch.zeros_like(token_logps).detach()
     return SimpleNamespace(
-        logits=logits, log_probs=token_logps, entropy=zeros, mean_logits=zeros, is_top1=zeros > 0,
-        log_sum_sq_probs=zeros, aux_loss=None,
-    )  # fmt: skip
+        logits=logits,
+        log_probs=token_logps,
+        entropy=zeros,
+        mean_logits=zeros,
+        is_top1=zeros > 0,
+        log_sum_sq_probs=zeros,
+        aux_loss=None,
+    )
 
 
 def token_batch(sums: torch.Tensor, lengths: list[int], prompt: int = 1) -> tuple[Any, Any]:

@@ -87,8 +87,11 @@ def dpo(variant: str, inputs: Inputs, params: Inputs, dtype: torch.dtype) -> Ans
 
     names = ("policy_chosen_logps", "policy_rejected_logps")
     rows = len(inputs[names[0]])
-    inputs = {"policy_rejected_logps": [-1.0] * rows, "ref_chosen_logps": [0.0] * rows,
-              "ref_rejected_logps": [0.0] * rows} | inputs  # fmt: skip
+    inputs = {
+        "policy_rejected_logps": [-1.0] * rows,
+        "ref_chosen_logps": [0.0] * rows,
+        "ref_rejected_logps": [0.0] * rows,
+    } | inputs
     leaves, sums, lengths = pair_rows(inputs, dtype)
     possible(sums)
     tokens, mask = token_batch(sums, lengths)
@@ -106,19 +109,31 @@ def dpo(variant: str, inputs: Inputs, params: Inputs, dtype: torch.dtype) -> Ans
         shift = tokens.detach().sum(1) / count - wanted.log()
         output.log_sum_sq_probs = shift[:, None] * mask[:, 1:]
     values = same_names(
-        DPOConfig, params, "beta", "label_smoothing", "f_divergence_type",
-        "f_alpha_divergence_coef", "discopop_tau",
-    )  # fmt: skip
+        DPOConfig,
+        params,
+        "beta",
+        "label_smoothing",
+        "f_divergence_type",
+        "f_alpha_divergence_coef",
+        "discopop_tau",
+    )
     trainer = bare(
-        DPOTrainer, output, loss_types=[variant], loss_weights=[1.0], ld_alpha=None,
-        use_weighting=weighted, args=SimpleNamespace(**values), **values,
-    )  # fmt: skip
+        DPOTrainer,
+        output,
+        loss_types=[variant],
+        loss_weights=[1.0],
+        ld_alpha=None,
+        use_weighting=weighted,
+        args=SimpleNamespace(**values),
+        **values,
+    )
     batch = {
         "input_ids": torch.zeros(2 * rows, mask.shape[1], dtype=torch.long),
-        "attention_mask": torch.ones_like(mask), "completion_mask": mask,
+        "attention_mask": torch.ones_like(mask),
+        "completion_mask": mask,
         "ref_chosen_logps": torch.tensor(inputs["ref_chosen_logps"], dtype=dtype),
         "ref_rejected_logps": torch.tensor(inputs["ref_rejected_logps"], dtype=dtype),
-    }  # fmt: skip
+    }
     loss = trainer._compute_loss(trainer.model, batch, False)
     return finish(loss, leaves, rewards=logged(trainer))
 
@@ -132,17 +147,22 @@ def kto(variant: str, inputs: Inputs, params: Inputs, dtype: torch.dtype) -> Ans
     tokens, mask = token_batch(sums, [1] * len(sums))
     kl = torch.tensor([inputs.get("kl", 0.0)], dtype=dtype)
     trainer = bare(
-        KTOTrainer, outputs(tokens), loss_type=variant, calculate_KL=variant == "kto",
+        KTOTrainer,
+        outputs(tokens),
+        loss_type=variant,
+        calculate_KL=variant == "kto",
         _compute_kl_logps=lambda model, batch: kl,
         **same_names(KTOConfig, params, "beta", "desirable_weight", "undesirable_weight"),
-    )  # fmt: skip
+    )
     labels = torch.tensor(inputs["desirable"], dtype=torch.bool)
     batch = {
-        "input_ids": torch.zeros_like(mask), "attention_mask": torch.ones_like(mask),
-        "completion_mask": mask, "label": labels,
+        "input_ids": torch.zeros_like(mask),
+        "attention_mask": torch.ones_like(mask),
+        "completion_mask": mask,
+        "label": labels,
         "ref_logps": torch.tensor(inputs["ref_logps"], dtype=dtype),
         "ref_KL_logps": torch.zeros(1, dtype=dtype),
-    }  # fmt: skip
+    }
     loss = trainer._compute_loss(trainer.model, batch, False)
     metrics = trainer._metrics["eval"]
     rewards = {
@@ -177,16 +197,20 @@ def bco(variant: str, inputs: Inputs, params: Inputs, dtype: torch.dtype) -> Ans
     weights = torch.tensor(inputs.get("udm_weights", [1.0] * len(policy)), dtype=dtype)
     logits = torch.zeros(1, dtype=dtype)
     trainer = bare(
-        BCOTrainer, None, embedding_func=True, embedding_tokenizer=True,  # so that it weights
+        BCOTrainer,
+        None,
+        embedding_func=True,
+        embedding_tokenizer=True,  # so that it weights
         **same_names(BCOConfig, params, "beta"),
         running=SimpleNamespace(mean=inputs.get("delta", 0.0)),
         forward=lambda model, batch: (policy[labels], policy[~labels], logits, logits),
         _get_prompt_embeddings=lambda batch: (None, None),
         _get_udm_weight=lambda embeddings: weights[~labels],
-    )  # fmt: skip
+    )
     batch = {
-        "reference_logps": torch.tensor(inputs["ref_logps"], dtype=dtype), "label": labels.tolist()
-    }  # fmt: skip
+        "reference_logps": torch.tensor(inputs["ref_logps"], dtype=dtype),
+        "label": labels.tolist(),
+    }
     loss, metrics = trainer.get_batch_loss_metrics(None, batch, do_train=False)
     rewards = {
         name: metrics[f"rewards/{name}_sum"] / metrics[f"count/{name}"]
@@ -276,9 +300,10 @@ def tpo(variant: str, inputs: Inputs, params: Inputs, dtype: torch.dtype) -> Ans
     tokens, mask = token_batch(sums, lengths)
     trainer = bare(TPOTrainer, outputs(tokens), loss_type=variant.replace("_", "-"), **values)
     batch = {
-        "input_ids": torch.zeros_like(mask), "attention_mask": torch.ones_like(mask),
+        "input_ids": torch.zeros_like(mask),
+        "attention_mask": torch.ones_like(mask),
         "completion_mask": mask,
-    }  # fmt: skip
+    }
     loss = trainer._compute_loss(trainer.model, batch, False)
     return finish(loss, leaves, rewards=logged(trainer))
 
@@ -306,29 +331,42 @@ def grpo(variant: str, inputs: Inputs, params: Inputs, dtype: torch.dtype) -> An
     mask = torch.tensor(inputs["mask"], dtype=torch.long) if "mask" in inputs else ones
     num_tokens = torch.tensor(float(params.pop("num_tokens", mask.sum())), dtype=dtype)
     values = settings(
-        GRPOConfig, params, kl_beta="beta", epsilon="epsilon", epsilon_high="epsilon_high",
-        delta="delta", sapo_temperature_pos="sapo_temperature_pos",
-        sapo_temperature_neg="sapo_temperature_neg", max_completion_length="max_completion_length",
-    )  # fmt: skip
+        GRPOConfig,
+        params,
+        kl_beta="beta",
+        epsilon="epsilon",
+        epsilon_high="epsilon_high",
+        delta="delta",
+        sapo_temperature_pos="sapo_temperature_pos",
+        sapo_temperature_neg="sapo_temperature_neg",
+        max_completion_length="max_completion_length",
+    )
     low, high = values.pop("epsilon"), values.pop("epsilon_high")
     trainer = bare(
-        GRPOTrainer, None, args=SimpleNamespace(use_bias_correction_kl=False, **values),
+        GRPOTrainer,
+        None,
+        args=SimpleNamespace(use_bias_correction_kl=False, **values),
         importance_sampling_level="sequence" if variant == "gspo" else "token",
-        loss_type="grpo" if variant == "gspo" else variant, epsilon_low=low,
+        loss_type="grpo" if variant == "gspo" else variant,
+        epsilon_low=low,
         epsilon_high=low if high is None else high,  # as GRPOTrainer.__init__
-        top_entropy_quantile=1.0, off_policy_mask_threshold=None, use_vllm=False,
-        _entropy_bonus_enabled=False, current_gradient_accumulation_steps=1,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        use_vllm=False,
+        _entropy_bonus_enabled=False,
+        current_gradient_accumulation_steps=1,
         _get_per_token_logps_and_entropies=lambda *a, **k: (tokens, torch.zeros_like(tokens), None),
         **values,
-    )  # fmt: skip
+    )
     rows = len(tokens)
     batch = {
         "prompt_ids": torch.zeros(rows, 1, dtype=torch.long),
         "prompt_mask": torch.ones(rows, 1, dtype=torch.long),
-        "completion_ids": torch.zeros_like(mask), "completion_mask": mask,
+        "completion_ids": torch.zeros_like(mask),
+        "completion_mask": mask,
         "advantages": torch.tensor(inputs["advantages"], dtype=dtype),
         "num_items_in_batch": num_tokens,
-    }  # fmt: skip
+    }
     names = (("old_logps", "old_per_token_logps"), ("ref_token_logps", "ref_per_token_logps"))
     for ours, theirs in names:
         if ours in inputs:
@@ -338,6 +376,12 @@ def grpo(variant: str, inputs: Inputs, params: Inputs, dtype: torch.dtype) -> An
 
 
 FAMILIES: dict[str, Callable[[str, Inputs, Inputs, torch.dtype], Answer]] = {
-    "dpo": dpo, "kto": kto, "bco": bco, "cpo": cpo, "orpo": orpo, "tpo": tpo,
-    "reward_model": reward_model, "grpo": grpo,
-}  # fmt: skip
+    "dpo": dpo,
+    "kto": kto,
+    "bco": bco,
+    "cpo": cpo,
+    "orpo": orpo,
+    "tpo": tpo,
+    "reward_model": reward_model,
+    "grpo": grpo,
+}
