@@ -62,9 +62,9 @@ def logged(trainer: Any) -> dict[str, float]:
     return {ours: metrics[theirs][0] for ours, theirs in names.items() if metrics[theirs]}
 
 
-def possible(*sums: torch.Tensor) -> None:
-    """Logits can express what is a log-probability, and its gradient where it is not 0."""
-    if READS_LOGITS and any((s.detach() > 0).any() for s in sums):
+def possible(sums: torch.Tensor, logits: bool = READS_LOGITS) -> None:
+    """Logits give log-probabilities only (1.16's stub of a fused kernel gives any number)."""
+    if logits and (sums.detach() > 0).any():
         raise ValueError("stub: logits cannot give a log-probability above 0")
 
 
@@ -87,11 +87,8 @@ def dpo(variant: str, inputs: Inputs, params: Inputs, dtype: torch.dtype) -> Ans
 
     names = ("policy_chosen_logps", "policy_rejected_logps")
     rows = len(inputs[names[0]])
-    inputs = {
-        "policy_rejected_logps": [-1.0] * rows,
-        "ref_chosen_logps": [0.0] * rows,
-        "ref_rejected_logps": [0.0] * rows,
-    } | inputs
+    for name in (*names, "ref_chosen_logps", "ref_rejected_logps"):  # dpo.sft does without most
+        inputs.setdefault(name, [0.0] * rows)
     leaves, sums, lengths = pair_rows(inputs, dtype)
     possible(sums)
     tokens, mask = token_batch(sums, lengths)
@@ -238,8 +235,7 @@ def cpo(variant: str, inputs: Inputs, params: Inputs, dtype: torch.dtype) -> Ans
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
     leaves, sums, lengths = pair_rows(inputs, dtype)
-    if any(s.detach().max() > 0 for s in (sums,)):
-        raise ValueError("stub: logits cannot give a log-probability above 0")
+    possible(sums, logits=True)
     tokens, mask = token_batch(sums, lengths)
     output = outputs(tokens)
     values = same_names(
@@ -271,8 +267,7 @@ def orpo(variant: str, inputs: Inputs, params: Inputs, dtype: torch.dtype) -> An
     prompt = -(
         torch.tensor(inputs["chosen_nll"], dtype=dtype) + leaves["policy_chosen_logps"].detach()
     )
-    if (sums.detach() > 0).any() or (prompt > 0).any():
-        raise ValueError("stub: logits cannot give a log-probability above 0")
+    possible(torch.cat([sums, prompt]), logits=True)
     tokens, mask = token_batch(sums, lengths)
     if "nll_tokens" in params and params.pop("nll_tokens") != rows + sum(lengths[:rows]):
         raise ValueError("stub: nll_tokens must be the answers' tokens and one of each prompt")
@@ -295,8 +290,7 @@ def tpo(variant: str, inputs: Inputs, params: Inputs, dtype: torch.dtype) -> Ans
         leaves["gold_nll"] = leaf(inputs["gold_nll"], dtype)
         sums = torch.cat([sums, -leaves["gold_nll"]])
         lengths = [*lengths, *(int(n) for n in inputs["gold_lengths"])]
-    if (sums.detach() > 0).any():
-        raise ValueError("stub: logits cannot give a log-probability above 0")
+    possible(sums, logits=True)
     tokens, mask = token_batch(sums, lengths)
     trainer = bare(TPOTrainer, outputs(tokens), loss_type=variant.replace("_", "-"), **values)
     batch = {
