@@ -43,6 +43,7 @@ format:
 
 # files that are made from lists or from mpmath
 docs:
+    {{python}} tools/gen_loss_functions.py
     {{python}} tools/gen_loss_docs.py
     {{python}} tools/gen_check_values.py
 

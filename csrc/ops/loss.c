@@ -9,6 +9,7 @@
  * Scratch: 8 bytes an element of every input and output, on the stack for a small batch. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "../core/dtype.h"
 #include "../losses/loss_call.h"
@@ -73,12 +74,14 @@ static pfo_status load_columns(pfo_loss_call *call, double *scratch, pfo_batch *
 
 static void store_element(char *address, int32_t dtype, double value)
 {
-    if (dtype == PFO_BOOL)
-        *(unsigned char *)address = value != 0;
-    else if (dtype == PFO_I64)
-        *(int64_t *)address = (int64_t)value;
-    else
+    if (dtype == PFO_BOOL) {
+        *address = value != 0;
+    } else if (dtype == PFO_I64) {
+        int64_t position = (int64_t)value;
+        memcpy(address, &position, sizeof position); /* the address may be unaligned */
+    } else {
         pfo_write_float(address, dtype, value);
+    }
 }
 
 static void store_outputs(const pfo_loss_call *call)
