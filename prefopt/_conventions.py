@@ -117,6 +117,12 @@ def _reference_is_old_policy(loss: str, arrays: Arrays, values: Values, defaults
     arrays["old_logps"] = arrays["ref_token_logps"]
 
 
+def _policy_term_only(loss: str, arrays: Arrays, values: Values, defaults: Values) -> None:
+    """NeMo-RL's KL term has a gradient of its own, that of k3 exp(logp - sg(logp))."""
+    if values.get("kl_beta", 0.0) != 0.0:
+        raise ValueError(f"kl_beta: prefopt does not have nemo-rl-7ea279a's KL term in {loss}")
+
+
 def _mean_over_sequences(loss: str, arrays: Arrays, values: Values, defaults: Values) -> None:
     """LLaMA-Factory averages the NLL per sequence first: chosen_nll are averages, one an answer."""
     if "chosen_nll" in arrays and "nll_tokens" not in values:
@@ -129,6 +135,7 @@ _ADAPT: dict[tuple[str, str], Callable[[str, Arrays, Values, Values], None]] = {
     ("cpo", "halos-4831988"): _simpo_ratio(0.3),
     ("grpo", "liger-0.8.5"): _no_reference_no_kl,
     ("grpo", "halos-4831988"): _reference_is_old_policy,
+    ("grpo", "nemo-rl-7ea279a"): _policy_term_only,
     ("orpo", "llamafactory-ff6d4d1"): _mean_over_sequences,
     ("cpo", "llamafactory-ff6d4d1"): _mean_over_sequences,
 }
