@@ -58,6 +58,7 @@ from ._losses import (
     tdpo_loss,
     tpo_loss,
 )
+from ._pair import PairTokenStats, pair_token_stats, pair_token_stats_grad
 from ._threads import get_num_threads, isas, set_num_threads, using_isa
 from ._token import RowState, TokenLogps, sequence_logps, token_logps, token_logps_grad
 
@@ -65,6 +66,7 @@ __all__ = [
     "Convention",
     "LossInfo",
     "PairLoss",
+    "PairTokenStats",
     "RowState",
     "SequenceLoss",
     "StepPairLoss",
@@ -99,6 +101,8 @@ __all__ = [
     "losses",
     "odpo_loss",
     "orpo_loss",
+    "pair_token_stats",
+    "pair_token_stats_grad",
     "ppo_loss",
     "rdpo_loss",
     "reward_model_loss",

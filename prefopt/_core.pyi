@@ -40,6 +40,34 @@ def token_logps_grad(
     out: object,
     /,
 ) -> _Array: ...
+def pair_token_stats(
+    policy_logits: object,
+    ref_logits: object,
+    labels: object,
+    dtype: str | None,
+    ignore_index: int,
+    temperature: float,
+    perturbation: float,
+    wanted: tuple[bool, ...],
+    lse_double: bool,
+    /,
+) -> tuple[_Array | None, ...]: ...
+def pair_token_stats_grad(
+    policy_logits: object,
+    ref_logits: object,
+    labels: object,
+    policy_lse: object,
+    ref_lse: object,
+    policy_ref_kl: object,
+    grad_policy_logps: object,
+    grad_ref_policy_kl: object,
+    grad_policy_ref_kl: object,
+    dtype: str | None,
+    ignore_index: int,
+    temperature: float,
+    out: object,
+    /,
+) -> _Array: ...
 def sequence_logps(
     logps: object, mask: object, cu_seqlens: object, average: bool, normalizer: object, /
 ) -> _Array: ...

@@ -4,6 +4,7 @@
 #define PFO_KERNEL_LIST_H
 
 #include "../core/dtype.h"
+#include "../core/pair_state.h"
 #include "../core/row_state.h"
 
 /* Which sums fold_row makes: each level includes the ones before. */
@@ -25,9 +26,19 @@ typedef struct pfo_grad_row {
     double a, b;
 } pfo_grad_row;
 
-#define PFO_DTYPE_KERNELS(X)                                                                               \
-    X(fold_row, (const void *row, int64_t count, int level, double inv_temperature, pfo_row_state *state)) \
-    X(grad_row, (const void *row, void *out, int64_t count, const pfo_grad_row *coefficients))
+/* d loss / d policy logits of two rows: out = p (a + c (log p - log r)) + b r. */
+typedef struct pfo_grad_pair {
+    double policy_lse, ref_lse; /* of the scaled logits */
+    double temperature;         /* > 0 */
+    double a, b, c;
+} pfo_grad_pair;
+
+#define PFO_DTYPE_KERNELS(X)                                                                                       \
+    X(fold_row, (const void *row, int64_t count, int level, double inv_temperature, pfo_row_state *state))         \
+    X(grad_row, (const void *row, void *out, int64_t count, const pfo_grad_row *coefficients))                     \
+    X(fold_pair, (const void *policy, const void *ref, int64_t count, double inv_temperature, double perturbation, \
+                  pfo_pair_state *state))                                                                          \
+    X(grad_pair, (const void *policy, const void *ref, void *out, int64_t count, const pfo_grad_pair *coefficients))
 
 #define PFO_PLAIN_KERNELS(X)                                 \
     X(exp_f32, (const float *in, float *out, int64_t count)) \

@@ -176,6 +176,27 @@ void pfo_unbind(pfo_bound *bound)
     bound->capsule = NULL;
 }
 
+void pfo_copy_view(pfo_view *to, const pfo_view *from)
+{
+    to->data = from->data;
+    to->dtype = from->dtype;
+    to->ndim = from->ndim;
+    memcpy(to->shape, from->shape, (size_t)from->ndim * sizeof to->shape[0]);
+    memcpy(to->strides_bytes, from->strides_bytes, (size_t)from->ndim * sizeof to->strides_bytes[0]);
+}
+
+void pfo_unbind_all(pfo_bound *bound, int count)
+{
+    for (int i = 0; i < count; i++) pfo_unbind(&bound[i]);
+}
+
+int pfo_check_count(const char *function, Py_ssize_t got, Py_ssize_t expected)
+{
+    if (got == expected) return 0;
+    PyErr_Format(PyExc_TypeError, "%s: expected %zd arguments, got %zd", function, expected, got);
+    return -1;
+}
+
 static void fill_view(PyObject *array, int32_t dtype, pfo_view *view)
 {
     PyArrayObject *a = (PyArrayObject *)array;

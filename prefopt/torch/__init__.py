@@ -54,12 +54,14 @@ from ._losses import (
     tdpo_loss,
     tpo_loss,
 )
+from ._pair import PairTokenStats, pair_token_stats
 from ._sequence import sequence_logps
 from ._token import TokenLogps, token_logps
 from ._trl import entropy_from_logits, selective_log_softmax, selective_log_softmax_and_entropy
 
 __all__ = [
     "PairLoss",
+    "PairTokenStats",
     "SequenceLoss",
     "StepPairLoss",
     "TokenLogps",
@@ -87,6 +89,7 @@ __all__ = [
     "loss",
     "odpo_loss",
     "orpo_loss",
+    "pair_token_stats",
     "ppo_loss",
     "rdpo_loss",
     "reward_model_loss",
