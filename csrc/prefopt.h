@@ -187,6 +187,10 @@ PFO_API pfo_status pfo_token_logps_grad(const pfo_token_logps_grad_args *args, p
 
 #include "ops/prefopt_pair.h"
 
+/* ---- hidden states, without the logits --------------------------------------------------------------------------- */
+
+#include "ops/prefopt_linear.h"
+
 /* ---- sequence reductions ---------------------------------------------------------------------------------------- */
 
 typedef struct pfo_sequence_logps_args {

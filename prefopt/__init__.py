@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:  # a source tree that was never built
         "or leave it and import the installed package"
     ) from error
 from ._cuda import cuda_available, cuda_check
+from ._linear import LinearGrads, linear_token_logps, linear_token_logps_grad
 from ._losses import (
     Convention,
     LossInfo,
@@ -64,6 +65,7 @@ from ._token import RowState, TokenLogps, sequence_logps, token_logps, token_log
 
 __all__ = [
     "Convention",
+    "LinearGrads",
     "LossInfo",
     "PairLoss",
     "PairTokenStats",
@@ -97,6 +99,8 @@ __all__ = [
     "kl_loss",
     "kto_kl",
     "kto_loss",
+    "linear_token_logps",
+    "linear_token_logps_grad",
     "loss",
     "losses",
     "odpo_loss",

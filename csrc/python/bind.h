@@ -28,6 +28,8 @@ typedef struct pfo_bound {
 int pfo_bind(PyObject *object, const char *name, int optional, PyObject *dtype, pfo_bound *bound);
 /* The same for an output argument: also checks that it is writable. */
 int pfo_bind_out(PyObject *object, const char *name, PyObject *dtype, pfo_bound *bound);
+/* dtype="bfloat16" reads a bound uint16 as bfloat16; any other name must be what the array already holds. */
+int pfo_apply_dtype(PyObject *dtype, const char *name, pfo_bound *bound);
 void pfo_unbind(pfo_bound *bound);
 void pfo_unbind_all(pfo_bound *bound, int count);
 /* Copies only the axes in use: a whole view is 1 KB. */
@@ -53,9 +55,10 @@ int pfo_enter_isa(PyObject *module);
 
 #define PFO_FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, name##_doc}
 
-/* bind_token.c, bind_pair.c, bind_loss.c, bind_misc.c: method tables, ended by a NULL row. */
+/* bind_token.c, bind_pair.c, bind_linear.c, bind_loss.c, bind_misc.c: method tables, ended by a NULL row. */
 extern PyMethodDef pfo_token_methods[];
 extern PyMethodDef pfo_pair_methods[];
+extern PyMethodDef pfo_linear_methods[];
 extern PyMethodDef pfo_misc_methods[];
 extern PyMethodDef pfo_loss_methods[];
 

@@ -90,8 +90,7 @@ static int bind_buffer(PyObject *object, const char *name, pfo_bound *bound)
     return status;
 }
 
-/* dtype="bfloat16" reads uint16 as bfloat16; any other name must be what the array already holds. */
-static int apply_dtype(PyObject *dtype, const char *name, pfo_bound *bound)
+int pfo_apply_dtype(PyObject *dtype, const char *name, pfo_bound *bound)
 {
     if (!dtype || dtype == Py_None) return 0;
     const char *wanted = PyUnicode_Check(dtype) ? PyUnicode_AsUTF8(dtype) : NULL;
@@ -136,7 +135,7 @@ static int bind_any(PyObject *object, const char *name, PyObject *dtype, pfo_bou
                      name, Py_TYPE(object)->tp_name);
         status = -1;
     }
-    if (status == 0) status = apply_dtype(dtype, name, bound);
+    if (status == 0) status = pfo_apply_dtype(dtype, name, bound);
     if (status < 0) pfo_unbind(bound);
     return status;
 }

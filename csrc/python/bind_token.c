@@ -69,12 +69,16 @@ static int make_results(const int wanted[STAT_COUNT], const pfo_view *logits, in
     return 0;
 }
 
+/* As many items as prefopt.TokenLogps has fields: what only the linear op makes is None. */
 static PyObject *result_tuple(PyObject *results[STAT_COUNT])
 {
-    PyObject *tuple = PyTuple_New(STAT_COUNT);
+    enum {
+        FIELD_COUNT = 13
+    };
+    PyObject *tuple = PyTuple_New(FIELD_COUNT);
     if (!tuple) return NULL;
-    for (int k = 0; k < STAT_COUNT; k++) {
-        PyObject *item = results[k] ? results[k] : Py_None;
+    for (int k = 0; k < FIELD_COUNT; k++) {
+        PyObject *item = k < STAT_COUNT && results[k] ? results[k] : Py_None;
         Py_INCREF(item);
         PyTuple_SET_ITEM(tuple, k, item);
     }
@@ -83,7 +87,7 @@ static PyObject *result_tuple(PyObject *results[STAT_COUNT])
 
 PyDoc_STRVAR(token_logps_doc,
              "token_logps(logits, labels, dtype, ignore_index, temperature, stats, lse_double, /)\n--\n\n"
-             "The seven statistics of prefopt.token_logps as a tuple, None where not asked for.");
+             "The fields of prefopt.TokenLogps as a tuple, None where not asked for.");
 
 static PyObject *token_logps(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
