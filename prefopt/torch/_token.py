@@ -40,7 +40,7 @@ _ENTROPY_OUTPUT = 2  # outputs are [logps, lse, *stats in the order of STATS]
 
 
 class TokenLogps(NamedTuple):
-    """Results of `token_logps`, each [...]; None where a statistic was not named."""
+    """Results of `token_logps` and `linear_token_logps`, each [...]; None where not asked for."""
 
     logps: Tensor
     lse: Tensor
@@ -49,6 +49,12 @@ class TokenLogps(NamedTuple):
     mean_logit: Tensor | None = None
     max_logit: Tensor | None = None
     lse2: Tensor | None = None
+    topk_ids: Tensor | None = None
+    topk_logps: Tensor | None = None
+    grad_hidden: Tensor | None = None
+    grad_hidden_lse: Tensor | None = None
+    grad_hidden_entropy: Tensor | None = None
+    kept: Tensor | None = None
 
 
 # ---- the two bodies ------------------------------------------------------------------------------
