@@ -11,8 +11,15 @@ from typing import Any, cast
 
 import numpy.typing as npt
 
-from prefopt._loss_call import DefaultNumber, DefaultText, call_family, run_procedure
-from prefopt._loss_types import PairLoss, SequenceLoss, StepPairLoss, UnpairedLoss
+from prefopt._loss_call import call_family, run_procedure
+from prefopt._loss_types import (
+    DefaultNumber,
+    DefaultText,
+    PairLoss,
+    SequenceLoss,
+    StepPairLoss,
+    UnpairedLoss,
+)
 
 __all__ = [
     "arpo_loss",
