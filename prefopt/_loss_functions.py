@@ -1441,7 +1441,7 @@ def grpo_loss(
       Kink: as ppo.clip.
     - "gspo": -min(min(s, delta) A, clip(s, 1 - eps, 1 + eps_high) A) + kl_beta mean_t k3, s =
       exp(mean_t (logp - old)). Zheng et al. 2025, arXiv 2507.18071, eq. 5-7. Kink: as ppo.clip.
-    - "cispo": (B / num_tokens) sum_t (-sg(max(min(rho, epsilon_high), epsilon_low)) A logp +
+    - "cispo": (B / num_tokens) sum_t (-sg(min(max(rho, epsilon_low), epsilon_high)) A logp +
       kl_beta k3). MiniMax 2025, arXiv 2506.13585, eq. 4-5.
     - "sapo": (1 / N) sum_t (-(4 / tau) sigmoid(tau (rho - 1)) A + kl_beta k3), tau by the sign
       of A. Gao et al. 2025, arXiv 2511.20347, eq. 6.
