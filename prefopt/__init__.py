@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:  # a source tree that was never built
         "or leave it and import the installed package"
     ) from error
 from ._cuda import cuda_available, cuda_check
+from ._inputs import ld_weights, mix_reference, uniforms, wpo_weights
 from ._losses import (
     Convention,
     LossInfo,
@@ -95,8 +96,10 @@ __all__ = [
     "kl_loss",
     "kto_kl",
     "kto_loss",
+    "ld_weights",
     "loss",
     "losses",
+    "mix_reference",
     "odpo_loss",
     "orpo_loss",
     "ppo_loss",
@@ -115,5 +118,7 @@ __all__ = [
     "token_logps",
     "token_logps_grad",
     "tpo_loss",
+    "uniforms",
     "using_isa",
+    "wpo_weights",
 ]
