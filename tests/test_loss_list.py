@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import math
 import shutil
@@ -223,11 +224,14 @@ def test_unknown_conventions() -> None:
 
 
 def test_docs_table_is_current() -> None:
-    """docs/losses.md is generated; `python tools/gen_loss_docs.py` rewrites it."""
+    """docs/losses.* are generated; `python tools/gen_loss_docs.py` rewrites them."""
     tool = ROOT / "tools" / "gen_loss_docs.py"
     if not tool.exists():
         pytest.skip("not a source checkout")
-    done = subprocess.run([sys.executable, str(tool), "--check"], capture_output=True, text=True)
+    command = [sys.executable, str(tool), "--check"]
+    if importlib.util.find_spec("latex2mathml") is None:
+        command += ["--only", "md"]  # the HTML is checked where its converter is, in CI's lint
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
