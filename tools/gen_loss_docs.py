@@ -281,8 +281,7 @@ def section(info: LossInfo) -> list[Block]:
     blocks.append(facts(info))
     if info.kind == "procedure":
         made = examples.procedure(info)
-        results = ", ".join(f"`{name}` {value}" for name, value in made.items())
-        blocks.append(Paragraph(f"Of [the batch](#the-batch-of-the-examples): {results}."))
+        blocks.append(Paragraph(f"Of [the batch](#the-batch-of-the-examples): {made}."))
         return blocks
     return [*blocks, *conventions(info)]
 

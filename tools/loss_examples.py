@@ -63,7 +63,7 @@ BATCH: dict[str, Any] = {
     "state_mean": 0.1,
     "state_std": 0.3,
     "state_count": 12.0,
-    "uniforms": [0.61, 0.08, 0.93, 0.34, 0.72, 0.15],
+    "uniforms": [0.61, 0.08, 0.93, 0.34, 0.72, 0.15, 0.44, 0.27],
     "candidate_rewards": [1.0, 0.4, 0.8, -0.5],
     "chosen_mask": [[True, True, True, False], [True, False, False, False]],
     "rejected_mask": [[True, True, False, False], [True, True, True, True]],
@@ -79,6 +79,8 @@ GIVEN = ("chosen_nll", "gold_nll", "gold_lengths", "mask", "old_logps", "ref_tok
 GIVEN_LENGTHS = ("cpo", "orpo", "arpo", "tpo", "simper", "sft")
 # For parameters that a convention cannot do without and that have no default.
 PARAMETERS = {"nll_tokens": 50.0, "num_tokens": 7.0, "max_completion_length": 8.0}
+# For procedures that select: not all.
+SELECTIONS = {"beta_dpo.keep": {"keep_ratio": 0.5}, "rso.accept": {"num_samples": 2.0}}
 
 
 class Outcome(NamedTuple):
@@ -111,18 +113,22 @@ def _inputs(info: LossInfo, convention: Convention | None) -> dict[str, Any]:
     for item in info.parameters:
         if item.name in required:
             arguments[item.name] = PARAMETERS.get(item.name, item.default)
-    if convention is not None and convention.name.startswith("halos") and info.family == "grpo":
+    project = "" if convention is None else convention.name.split("-")[0]
+    if project == "halos" and info.family == "grpo":
         arguments.pop("old_logps")  # it takes the ratio against the reference
+    if project == "llamafactory" and "chosen_nll" in arguments:  # it averages each answer first
+        arguments["chosen_nll"] = arguments["chosen_nll"] / BATCH["chosen_lengths"]
     return arguments
 
 
-def procedure(info: LossInfo) -> dict[str, str]:
-    """The outputs of a procedure for the batch, as text."""
+def procedure(info: LossInfo) -> str:
+    """What a procedure makes of the batch, in words."""
     arguments = {item.name: np.asarray(BATCH[item.name]) for item in info.inputs}
-    if "sampo" not in info.name and "mask" not in arguments and info.name == "rso.accept":
-        arguments["uniforms"] = np.asarray([*BATCH["uniforms"], 0.05, 0.5, 0.01])
-    got = prefopt.loss(info.name, **arguments)
-    return {name: text(value) for name, value in zip(got._fields, got, strict=True)}
+    chosen = SELECTIONS.get(info.name, {})
+    got = prefopt.loss(info.name, **arguments, **chosen)
+    results = [f"`{name}` {text(value)}" for name, value in zip(got._fields, got, strict=True)]
+    given = [f"`{name}` {value:g}" for name, value in chosen.items()]
+    return ", ".join(results) + (f", with {', '.join(given)}" if given else "")
 
 
 def number(value: float) -> str:
