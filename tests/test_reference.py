@@ -174,11 +174,13 @@ def test_sequence_logps() -> None:
 def test_pair_token_stats_by_hand() -> None:
     """p = (1/4, 3/4) and q = (1/2, 1/2); eps = 1 makes 2 z - z_ref and z_ref."""
     z, z_ref = np.array([[0.0, np.log(3)]]), np.zeros((1, 2))
-    names = reference.PairTokenStats._fields[2:]
+    names = reference.PairTokenStats._fields[4:]
     got = reference.pair_token_stats(z, z_ref, [1], perturbation=1.0, stats=names)
     expected = {
         "policy_logps": np.log(3 / 4),
         "ref_logps": np.log(1 / 2),
+        "policy_lse": np.log(4),
+        "ref_lse": np.log(2),
         "ref_policy_kl": np.log(4 / 3) / 2,
         "policy_ref_kl": np.log(1 / 2) / 4 + 3 * np.log(3 / 2) / 4,
         "plus_logps": np.log(9 / 10),
@@ -187,18 +189,20 @@ def test_pair_token_stats_by_hand() -> None:
     for name, value in expected.items():
         np.testing.assert_allclose(getattr(got, name), [value], rtol=1e-15, err_msg=name)
     plain = reference.pair_token_stats(z, z_ref, [1])
-    assert plain[2:] == (None,) * 4
+    assert plain[4:] == (None,) * 4
     ignored = reference.pair_token_stats(z, z_ref, [-100], stats=names)
     assert all(each.tolist() == [0.0] for each in ignored)
 
 
 def test_pair_token_stats_of_impossible_tokens() -> None:
-    """KL(p || q) leaves out p = 0 and is inf where q = 0 < p; both 0 stays 0 under perturbation."""
+    """KL(p || q) leaves out p = 0 and is inf where q = 0 < p; what the policy rules out stays so."""
     z = np.array([[0.0, 0.0, -INF, -INF]])
     z_ref = np.array([[0.0, -INF, 0.0, -INF]])
     got = reference.pair_token_stats(z, z, [0], stats=("ref_policy_kl", "plus_logps"))
     assert got.ref_policy_kl.tolist() == [0.0]
     np.testing.assert_allclose(got.plus_logps, [np.log(1 / 2)], rtol=1e-15)
+    got = reference.pair_token_stats(z, z_ref, [0], stats=("minus_logps",))  # (0, -inf, -inf, -inf)
+    assert got.minus_logps.tolist() == [0.0]
     for pair in ((z, z_ref), (z_ref, z)):
         got = reference.pair_token_stats(*pair, [0], stats=("ref_policy_kl", "policy_ref_kl"))
         assert got.ref_policy_kl.tolist() == got.policy_ref_kl.tolist() == [INF]
@@ -208,7 +212,7 @@ def test_pair_token_stats_against_torch(rng: np.random.Generator) -> None:
     torch = pytest.importorskip("torch")
     z, z_ref = (torch.tensor(rng.normal(0, 3, (3, 4, 50))) for _ in range(2))
     labels = torch.tensor(rng.integers(0, 50, (3, 4)))
-    names = reference.PairTokenStats._fields[2:]
+    names = reference.PairTokenStats._fields[4:]
     got = reference.pair_token_stats(
         z.numpy(), z_ref.numpy(), labels.numpy(), temperature=0.7, perturbation=0.1, stats=names
     )
@@ -220,7 +224,7 @@ def test_pair_token_stats_against_torch(rng: np.random.Generator) -> None:
         return logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0]
 
     expected = (
-        of_label(z), of_label(z_ref),
+        of_label(z), of_label(z_ref), z.logsumexp(-1), z_ref.logsumexp(-1),
         kl(log_p, log_q, log_target=True, reduction="none").sum(-1),
         kl(log_q, log_p, log_target=True, reduction="none").sum(-1),
         of_label(1.1 * z - 0.1 * z_ref), of_label(0.9 * z + 0.1 * z_ref),

@@ -21,6 +21,8 @@ class PairTokenStats(NamedTuple):
 
     policy_logps: Float64
     ref_logps: Float64
+    policy_lse: Float64
+    ref_lse: Float64
     ref_policy_kl: Float64 | None = None
     """KL(ref || policy), in nats"""
     policy_ref_kl: Float64 | None = None
@@ -47,7 +49,7 @@ def pair_token_stats(
     policy_logits, ref_logits [..., V], labels [...]; rows whose label is `ignore_index` give 0.
     KL(p || q) = sum_v p_v (log p_v - log q_v), with 0 at p_v = 0 (a logit of -inf) whatever q_v is,
     and inf where q_v = 0 < p_v; TDPO takes p = ref, q = policy. The perturbed logits are eps-DPO's,
-    eps = perturbation; a token that is impossible under both models stays so.
+    eps = perturbation; a token that the policy rules out (-inf) stays ruled out.
     """
     z = logits_float64(policy_logits, dtype) / temperature
     z_ref = logits_float64(ref_logits, dtype) / temperature
@@ -57,26 +59,30 @@ def pair_token_stats(
     def wanted(name: str, values: Float64) -> Float64 | None:
         return np.where(kept, values, 0.0) if name in stats else None
 
-    def label_logps(logits: Float64) -> Float64:
-        target = np.take_along_axis(logits, np.where(kept, y, 0)[..., None].astype(np.int64), -1)
-        lse = logsumexp(logits)
-        return np.where(np.isinf(lse), np.nan, target[..., 0] - lse)
+    def log_softmax(logits: Float64) -> Float64:
+        lse = logsumexp(logits)[..., None]
+        return np.where(np.isinf(lse), np.nan, logits - lse)  # infinite: there is no distribution
+
+    def at_label(values: Float64) -> Float64:
+        index = np.where(kept, y, 0)[..., None].astype(np.int64)
+        return np.where(kept, np.take_along_axis(values, index, -1)[..., 0], 0.0)
 
     with np.errstate(invalid="ignore", over="ignore"):
-        log_p, log_q = (x - logsumexp(x)[..., None] for x in (z, z_ref))
-        both_impossible = (z == -np.inf) & (z_ref == -np.inf)
-        shift = np.where(both_impossible, 0.0, perturbation * (z - z_ref))
+        log_p, log_q = log_softmax(z), log_softmax(z_ref)
+        shift = np.where(z == -np.inf, 0.0, perturbation * (z - z_ref))
         return PairTokenStats(
-            policy_logps=np.where(kept, label_logps(z), 0.0),
-            ref_logps=np.where(kept, label_logps(z_ref), 0.0),
+            policy_logps=at_label(log_p),
+            ref_logps=at_label(log_q),
+            policy_lse=np.where(kept, logsumexp(z), 0.0),
+            ref_lse=np.where(kept, logsumexp(z_ref), 0.0),
             ref_policy_kl=wanted("ref_policy_kl", _kl(log_q, log_p)),
             policy_ref_kl=wanted("policy_ref_kl", _kl(log_p, log_q)),
-            plus_logps=wanted("plus_logps", label_logps(z + shift)),
-            minus_logps=wanted("minus_logps", label_logps(z - shift)),
+            plus_logps=wanted("plus_logps", at_label(log_softmax(z + shift))),
+            minus_logps=wanted("minus_logps", at_label(log_softmax(z - shift))),
         )
 
 
 def _kl(log_p: Float64, log_q: Float64) -> Float64:
     """sum_v p_v (log p_v - log q_v), with 0 where p_v = 0."""
     terms = np.where(log_p == -np.inf, 0.0, np.exp(log_p) * (log_p - log_q))
-    return np.asarray(terms.sum(axis=-1))
+    return np.asarray(np.maximum(terms.sum(axis=-1), 0.0))  # a rounding may fall below
