@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:  # a source tree that was never built
         "or leave it and import the installed package"
     ) from error
 from ._cuda import cuda_available, cuda_check
+from ._inputs import ld_weights, mix_reference, uniforms, wpo_weights
 from ._linear import LinearGrads, linear_token_logps, linear_token_logps_grad
 from ._losses import (
     Convention,
@@ -99,10 +100,12 @@ __all__ = [
     "kl_loss",
     "kto_kl",
     "kto_loss",
+    "ld_weights",
     "linear_token_logps",
     "linear_token_logps_grad",
     "loss",
     "losses",
+    "mix_reference",
     "odpo_loss",
     "orpo_loss",
     "pair_token_stats",
@@ -123,5 +126,7 @@ __all__ = [
     "token_logps",
     "token_logps_grad",
     "tpo_loss",
+    "uniforms",
     "using_isa",
+    "wpo_weights",
 ]

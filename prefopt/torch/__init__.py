@@ -14,6 +14,7 @@ torch.compile the functions are single operators in the graph. `selective_log_so
 
 from __future__ import annotations
 
+from ._inputs import ld_weights, mix_reference, uniforms, wpo_weights
 from ._losses import (
     PairLoss,
     SequenceLoss,
@@ -86,7 +87,9 @@ __all__ = [
     "kl_loss",
     "kto_kl",
     "kto_loss",
+    "ld_weights",
     "loss",
+    "mix_reference",
     "odpo_loss",
     "orpo_loss",
     "pair_token_stats",
@@ -106,4 +109,6 @@ __all__ = [
     "tdpo_loss",
     "token_logps",
     "tpo_loss",
+    "uniforms",
+    "wpo_weights",
 ]
