@@ -34,12 +34,12 @@ lint:
     {{python}} -m ruff check .
     {{python}} -m ruff format --check .
     {{python}} -m mypy
-    git ls-files '*.c' '*.h' '*.inc' | xargs clang-format --dry-run -Werror
+    git ls-files '*.c' '*.h' '*.inc' '*.cu' '*.cuh' '*.cpp' | xargs clang-format --dry-run -Werror
     {{python}} tools/lint_c.py
 
 format:
     {{python}} -m ruff format .
-    git ls-files '*.c' '*.h' '*.inc' | xargs clang-format -i
+    git ls-files '*.c' '*.h' '*.inc' '*.cu' '*.cuh' '*.cpp' | xargs clang-format -i
 
 # files that are made from lists or from mpmath
 docs:

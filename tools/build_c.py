@@ -24,6 +24,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from incremental import is_older, make
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # lz4's list (lib/Makefile), less -Wdeclaration-after-statement (C11 here) and -Wstrict-aliasing=1:
@@ -151,23 +155,6 @@ def _core_sources(root: Path) -> list[Path]:
     return [path for path in sorted((root / "csrc").rglob("*.c")) if path.parent.name != "python"]
 
 
-def _is_fresh(root: Path, target: Path, command_file: Path, command: str) -> bool:
-    """True if target was made by command and is newer than everything its dependency file names."""
-    if not target.exists() or not command_file.exists() or command_file.read_text() != command:
-        return False
-    made = target.stat().st_mtime_ns
-    listed = target.with_suffix(".d")
-    if not listed.exists():
-        return False
-    names = shlex.split(listed.read_text().replace("\\\n", " "))[1:]
-    try:
-        return all(
-            os.stat(root / name).st_mtime_ns < made for name in names if not name.endswith(":")
-        )
-    except FileNotFoundError:
-        return False
-
-
 def _compile(configuration: Configuration, root: Path, source: Path, folder: Path) -> Path:
     """Compile one source into folder unless it is fresh; return the object."""
     relative = source.relative_to(root).as_posix()
@@ -189,11 +176,7 @@ def _compile(configuration: Configuration, root: Path, source: Path, folder: Pat
         "-o",
         str(target),
     ]
-    text = shlex.join(command)
-    command_file = target.with_suffix(".cmd")
-    if not _is_fresh(root, target, command_file, text):
-        subprocess.run(command, cwd=root, check=True)
-        command_file.write_text(text)
+    make(root, target, command)
     return target
 
 
@@ -209,10 +192,8 @@ def _compile_all(
 
 def _link(command: list[str], objects: list[Path], target: Path, options: Sequence[str]) -> None:
     """Link objects into target unless it is newer than all of them."""
-    newest = max(item.stat().st_mtime_ns for item in objects)
-    if target.exists() and target.stat().st_mtime_ns >= newest:
-        return
-    subprocess.run([*command, *map(str, objects), "-o", str(target), *options], check=True)
+    if is_older(target, objects):
+        subprocess.run([*command, *map(str, objects), "-o", str(target), *options], check=True)
 
 
 def build(name: str, *, jobs: int = 2) -> list[Path]:

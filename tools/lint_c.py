@@ -18,8 +18,8 @@ from pathlib import Path
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_COLUMNS = 120
-SOURCES = ("csrc", "tests/c", "tests/simde")
-SUFFIXES = (".c", ".h", ".inc", ".cu", ".cuh")
+SOURCES = ("csrc", "tests/c", "tests/simde", "tests/cuda_sim")
+SUFFIXES = (".c", ".h", ".inc", ".cu", ".cuh", ".cpp")
 BUILD_FILES = ("setup.py", "pyproject.toml", "justfile", "tools/build_c.py", ".ci/run")
 
 OPENMP = re.compile(
@@ -29,7 +29,7 @@ PYTHON = re.compile(r'#\s*include\s*[<"](Python\.h|numpy/)')
 FAST_MATH = re.compile(
     r"ffast-math|Ofast|funsafe-math|ffinite-math|fassociative-math|fp:fast|FAST_MATH\s+1"
 )
-STALE = re.compile(r"\b\w+_(v[2-9]|new|old|tmp2|final|fixed|copy2|orig|backup)\b")
+STALE = re.compile(r"\b(?!cublas)\w+_(v[2-9]|new|old|tmp2|final|fixed|copy2|orig|backup)\b")
 ALLOCATES = re.compile(r"\b(malloc|calloc|realloc|free|printf|fprintf|abort)\s*\(")
 COMMENT_OR_STRING = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"', re.DOTALL)
 
