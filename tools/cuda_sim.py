@@ -36,6 +36,7 @@ import cuda_toolkit
 from incremental import is_older, make
 
 ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "cuda_sim"
 SIM = "tests/cuda_sim"
 NAME = "prefopt_cudasim"
 STANDARD_VARIANTS = (
@@ -45,11 +46,15 @@ STANDARD_VARIANTS = (
 
 # No contraction: where the GPU's compiler makes an fma, PTX says so, and the source run has none.
 COMPILE = ("g++", "-std=c++17", "-g", "-fPIC", "-ffp-contract=off", "-fno-gnu-unique", "-MMD")
+# Registers are no C++ variables: most are written once, some never read, and a float's is an integer.
+# One that is read before it is written holds 0xfe in every byte.
+PTX_FLAGS = ("-Og", "-g1", "-fno-strict-aliasing", "-ftrivial-auto-var-init=pattern", "-w")
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 
 
 @dataclass(frozen=True)
 class Sanitizer:
+    name: str = "plain"
     flags: tuple[str, ...] = ()
     define: tuple[str, ...] = ()  # for the engine, which is not instrumented itself
     preload: tuple[str, ...] = ()  # for a program that was linked without it
@@ -57,6 +62,7 @@ class Sanitizer:
 
 
 _THREAD = Sanitizer(
+    "tsan",
     ("-fsanitize=thread",),
     ("-DCUDA_SIM_TSAN",),
     ("libtsan.so",),
@@ -65,6 +71,7 @@ _THREAD = Sanitizer(
 SANITIZERS = {
     "": Sanitizer(),
     "asan": Sanitizer(
+        "asan",
         ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"),
         ("-DCUDA_SIM_ASAN",),
         ("libasan.so", "libstdc++.so"),
@@ -72,6 +79,7 @@ SANITIZERS = {
     ),
     "tsan": _THREAD,
     "tsan-blocks": Sanitizer(
+        "tsan",
         _THREAD.flags,
         _THREAD.define,
         _THREAD.preload,
@@ -89,7 +97,7 @@ class Variant:
     @property
     def folder(self) -> Path:
         """tsan-blocks differs from tsan in its environment only."""
-        return ROOT / "build" / "cuda_sim" / self.name.removesuffix("-blocks")
+        return BUILD / self.name.removesuffix("-blocks")
 
 
 def variant(name: str) -> Variant:
@@ -147,32 +155,47 @@ def _compile(source: str, target: Path, flags: Sequence[str]) -> Path:
     return target
 
 
-def _engine(chosen: Variant) -> list[Path]:
-    """The engine, never instrumented: it tells the sanitizer what happens."""
-    folder = chosen.folder / "engine"
-    folder.mkdir(parents=True, exist_ok=True)
-    sources = [
-        path.relative_to(ROOT).as_posix() for path in sorted((ROOT / SIM / "engine").glob("*.cpp"))
-    ]
-    flags = ["-O2", *chosen.sanitizer.define]
-    return [_compile(source, _object(folder, source), flags) for source in sources]
+def _engine(sanitizer: Sanitizer) -> list[Path]:
+    """The engine and the reference cuBLAS, which variants share.
+
+    The engine is never instrumented: it tells the sanitizer what happens.
+    """
+    folder = BUILD / "engine" / sanitizer.name
+    with _locked(folder):
+        flags = ["-O2", *sanitizer.define]
+        objects = [
+            _compile(source, _object(folder, source), flags) for source in expand([f"{SIM}/engine"])
+        ]
+        source = f"{SIM}/cublas/cublas.cpp"
+        compiled = _compile(source, _object(folder, source), ["-O2", *sanitizer.flags])
+        cublas = folder / "libcublas.so.13"
+        if is_older(cublas, [compiled]):
+            command = ["g++", "-shared", *sanitizer.flags, str(compiled), "-o", str(cublas)]
+            subprocess.run([*command, "-Wl,-soname,libcublas.so.13"], check=True)
+    return objects
 
 
-def _cublas(chosen: Variant) -> Path:
-    """The reference cuBLAS, where the library's own run path finds it."""
-    source = f"{SIM}/cublas/cublas.cpp"
-    flags = ["-O2", *chosen.sanitizer.flags]
-    compiled = _compile(source, _object(chosen.folder / "engine", source), flags)
-    target = chosen.folder / "libcublas.so.13"
-    if is_older(target, [compiled]):
-        command = ["g++", "-shared", *chosen.sanitizer.flags, str(compiled), "-o", str(target)]
-        subprocess.run([*command, "-Wl,-soname,libcublas.so.13"], check=True)
-    return target
+def _translate(chosen: Variant, folder: Path, source: str) -> Path:
+    """nvcc's PTX of a .cu, translated and compiled."""
+    ptx = folder / (source.replace("/", "__").removesuffix(".cu") + ".ptx")
+    architecture = f"-arch=compute_{chosen.architecture}"
+    command = [str(cuda_toolkit.nvcc()), *cuda_toolkit.NVCC_FLAGS, "-ptx", architecture, source]
+    make(ROOT, ptx, [*command, "-MD", "-MF", str(ptx.with_suffix(".d")), "-o", str(ptx)])
+    text = ptx.with_suffix(".ptx.cpp")
+    if is_older(text, [ptx, *(ROOT / SIM).glob("ptx*.py")]):
+        translator = str(ROOT / SIM / "ptx2cpp.py")
+        subprocess.run([sys.executable, translator, str(ptx), str(text)], check=True)
+    flags = [*PTX_FLAGS, *chosen.sanitizer.flags]
+    return _compile(os.path.relpath(text, ROOT), text.with_suffix(".o"), flags)
 
 
 def _kernel_objects(chosen: Variant, folder: Path, source: str) -> list[Path]:
+    """The host side, with the kernels' own text; for PTX also the kernels that run in its place."""
     flags = ["-O1", *chosen.sanitizer.flags]
-    return [_compile(source, _object(folder, source), flags)]
+    objects = [_compile(source, _object(folder, source), flags)]
+    if chosen.architecture is not None and source.endswith(".cu"):
+        objects.append(_translate(chosen, folder, source))
+    return objects
 
 
 def expand(sources: Sequence[str]) -> list[str]:
@@ -200,12 +223,9 @@ def build(
     folder = chosen.folder / library
     target = chosen.folder / f"lib{library}.so"
     with _locked(chosen.folder), ThreadPoolExecutor(jobs) as pool:
-        for needed in (folder, chosen.folder / "engine"):
-            needed.mkdir(exist_ok=True)
-        engine = pool.submit(_engine, chosen)
-        cublas = pool.submit(_cublas, chosen)
+        folder.mkdir(exist_ok=True)
+        engine = pool.submit(_engine, chosen.sanitizer)
         kernels = list(pool.map(lambda source: _kernel_objects(chosen, folder, source), files))
-        cublas.result()
         objects = [*engine.result(), *(item for group in kernels for item in group)]
         listed = folder / "objects"
         text = "\n".join(map(str, objects))
@@ -213,7 +233,7 @@ def build(
             options = [
                 *chosen.sanitizer.flags,
                 "-Wl,-z,defs",
-                "-Wl,-rpath,$ORIGIN",
+                f"-Wl,-rpath,$ORIGIN/../engine/{chosen.sanitizer.name}",  # of cuBLAS
                 "-ldl",
                 "-lpthread",
             ]
@@ -249,7 +269,10 @@ def environment(name: str, library: Path, *, linked: bool) -> dict[str, str]:
     chosen = variant(name)
     result = os.environ | dict(chosen.sanitizer.environment) | {"PREFOPT_CUDA_LIB": str(library)}
     # A sanitizer's dlopen does not look at the library's own run path.
-    paths = [str(chosen.folder), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+    paths = [
+        str(BUILD / "engine" / chosen.sanitizer.name),
+        *filter(None, [os.environ.get("LD_LIBRARY_PATH")]),
+    ]
     result["LD_LIBRARY_PATH"] = ":".join(paths)
     if not linked and chosen.sanitizer.preload:
         runtimes = [

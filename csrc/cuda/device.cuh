@@ -11,6 +11,8 @@
 #ifndef PFO_CUDA_DEVICE_CUH
 #define PFO_CUDA_DEVICE_CUH
 
+#include <stdint.h>
+
 #include <cuda_runtime.h>
 
 #include <cuda_bf16.h>

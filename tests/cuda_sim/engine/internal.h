@@ -109,10 +109,18 @@ void complete_warp(Thread &arrived);
 
 /* report.cpp */
 [[noreturn]] void report_deadlock(const Grid &grid);
-std::string thread_list(const std::vector<const Thread *> &threads);
 
-/* launch.cpp */
-bool is_warp_full(const Block &block, unsigned warp);
+/* translated.cpp */
+struct Translated {
+    void (*run)(const uint64_t *parameters) = nullptr;
+    std::vector<uint64_t> parameters; /* addresses */
+    void operator()() const { run(parameters.data()); }
+};
+bool has_translated_kernels();
+/* The kernel of that mangled name; ends the process if there is none, or if it takes other parameters. */
+Translated find_translated(const char *symbol, const cudaLaunchConfig_t &config, const Parameter *parameters,
+                           size_t count);
+void start_traffic(const std::string &kernel); /* counts go to that name until the next launch */
 
 } // namespace cuda_sim
 

@@ -63,8 +63,14 @@ cudaError_t launch(const cudaLaunchConfig_t &config, const void *kernel, Body bo
     grid.block = config.blockDim;
     grid.dynamic_bytes = config.dynamicSmemBytes;
     grid.body = body;
-    (void)parameters, (void)parameter_count;
+    Translated translated;
+    if (has_translated_kernels()) {
+        translated = find_translated(symbol, config, parameters, parameter_count);
+        grid.body = Body::of(translated);
+        grid.translated = true;
+    }
     running = &grid;
+    start_traffic(grid.name);
     run(grid);
     running = nullptr;
     return cudaSuccess;

@@ -4,6 +4,7 @@
 #define CUDA_SIM_MATH_H
 
 #include <cmath>
+#include <math.h> /* the overloads for float in the global namespace, as nvcc has them */
 #include <cstring>
 #include <type_traits>
 
@@ -12,13 +13,7 @@
 namespace cuda_sim
 {
 
-template <typename To, typename From> inline To bit_cast(From value)
-{
-    static_assert(sizeof(To) == sizeof(From));
-    To result;
-    memcpy(&result, &value, sizeof result);
-    return result;
-}
+template <typename To, typename From> constexpr To bit_cast(const From &value) { return __builtin_bit_cast(To, value); }
 
 /* The flush of a denormal to a zero of its sign: ".ftz". */
 inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }

@@ -38,15 +38,9 @@ inline void __threadfence() { cuda_sim::fence(); }
 namespace cuda_sim
 {
 
-/* A sum of floats by atomics depends on the order of threads: no kernel of ours may use one. */
-template <typename T>
-constexpr bool is_atomic_type =
-    std::is_same_v<T, int> || std::is_same_v<T, unsigned> || std::is_same_v<T, unsigned long long>;
-
 /* *address = change(old) in one step; returns old. */
 template <typename T, typename Change> T atomic_update(T *address, Change change, Place place)
 {
-    static_assert(is_atomic_type<T>, "atomics of ours are on int, unsigned or unsigned long long");
     check_aligned(address, sizeof(T), place);
     before_atomic(address);
     T old = __atomic_load_n(address, __ATOMIC_RELAXED);
@@ -56,6 +50,11 @@ template <typename T, typename Change> T atomic_update(T *address, Change change
 }
 
 } // namespace cuda_sim
+
+/* A sum of floats by atomics depends on the order of threads: no kernel of ours may use one. */
+template <typename T>
+using AtomicType =
+    std::enable_if_t<std::is_same_v<T, int> || std::is_same_v<T, unsigned> || std::is_same_v<T, unsigned long long>, T>;
 
 #define CUDA_SIM_ATOMIC(name, changed)                                                                      \
     template <typename T> inline T name(T *address, std::common_type_t<T> value, CUDA_SIM_HERE)             \
@@ -74,7 +73,7 @@ CUDA_SIM_ATOMIC(atomicInc, old >= value ? 0 : old + 1)
 #undef CUDA_SIM_ATOMIC
 
 template <typename T>
-inline T atomicCAS(T *address, std::common_type_t<T> expected, std::common_type_t<T> value, CUDA_SIM_HERE)
+inline AtomicType<T> atomicCAS(T *address, std::common_type_t<T> expected, std::common_type_t<T> value, CUDA_SIM_HERE)
 {
     return cuda_sim::atomic_update(address, [=](T old) { return old == expected ? T(value) : old; }, place);
 }
