@@ -76,12 +76,11 @@ static pfo_status check_split(const pfo_linear_inputs *in, pfo_error *error)
     return PFO_OK;
 }
 
-/* pfo_check_labels checks against the last axis of logits: here a view that has only a shape. */
 static pfo_status check_labels(const pfo_linear_inputs *in, int64_t vocab_total, int64_t *live, pfo_error *error)
 {
-    pfo_view like = in->hidden;
-    like.shape[like.ndim - 1] = vocab_total;
-    return pfo_check_labels(&in->labels, &like, "hidden", in->ignore_index, live, error);
+    pfo_status status = pfo_check_label_array(&in->labels, &in->hidden, "hidden", error);
+    if (status == PFO_OK) status = pfo_check_label_values(&in->labels, vocab_total, in->ignore_index, live, error);
+    return status;
 }
 
 static pfo_status check_hidden(const pfo_linear_inputs *in, pfo_error *error)

@@ -7,15 +7,12 @@
 #include <string.h>
 
 #include "../isa/isa_list.h"
-#include "views.h"
-
-enum {
-    OUTPUT_COUNT = 7
-};
+#include "checks.h"
 
 typedef struct job {
-    pfo_walk logits, labels, outputs[OUTPUT_COUNT];
-    const pfo_view *views[OUTPUT_COUNT]; /* logps lse entropy correct mean_logit max_logit lse2; NULL if not wanted */
+    pfo_walk logits, labels, outputs[PFO_TOKEN_OUTPUTS];
+    const pfo_view
+        *views[PFO_TOKEN_OUTPUTS]; /* logps lse entropy correct mean_logit max_logit lse2; NULL if not wanted */
     int32_t logits_dtype, label_dtype;
     int logit_index, level;
     int64_t vocab, segments, ignore_index, element_size;
@@ -23,9 +20,6 @@ typedef struct job {
     const pfo_kernels *kernels;
     pfo_row_state *states; /* [rows, segments], segment split only */
 } job;
-
-static const char *const output_names[OUTPUT_COUNT] = {"logps",      "lse",       "entropy", "correct",
-                                                       "mean_logit", "max_logit", "lse2"};
 
 pfo_token_logps_args pfo_token_logps_args_default(void)
 {
@@ -38,9 +32,9 @@ pfo_token_logps_args pfo_token_logps_args_default(void)
 
 static void write_row(const job *j, int64_t row, const pfo_row_stats *stats, int64_t label)
 {
-    const double values[OUTPUT_COUNT] = {stats->logp,       stats->lse,       stats->entropy, 0.0,
-                                         stats->mean_logit, stats->max_logit, stats->lse2};
-    for (int k = 0; k < OUTPUT_COUNT; k++) {
+    const double values[PFO_TOKEN_OUTPUTS] = {stats->logp,       stats->lse,       stats->entropy, 0.0,
+                                              stats->mean_logit, stats->max_logit, stats->lse2};
+    for (int k = 0; k < PFO_TOKEN_OUTPUTS; k++) {
         if (!j->views[k]) continue;
         char *address = pfo_walk_at(&j->outputs[k], row);
         if (j->views[k]->dtype == PFO_BOOL)
@@ -52,7 +46,7 @@ static void write_row(const job *j, int64_t row, const pfo_row_stats *stats, int
 
 static void write_ignored(const job *j, int64_t row)
 {
-    for (int k = 0; k < OUTPUT_COUNT; k++)
+    for (int k = 0; k < PFO_TOKEN_OUTPUTS; k++)
         if (j->views[k]) memset(pfo_walk_at(&j->outputs[k], row), 0, (size_t)pfo_dtype_size(j->views[k]->dtype));
 }
 
@@ -124,28 +118,6 @@ static void merge_segments(const job *j, int64_t rows)
     }
 }
 
-static pfo_status check_outputs(const pfo_token_logps_args *args, const pfo_view *outputs[], pfo_error *error)
-{
-    const int32_t result = args->logits.dtype == PFO_F64 ? PFO_F64 : PFO_F32;
-    for (int k = 0; k < OUTPUT_COUNT; k++) {
-        if (!pfo_present(outputs[k])) continue;
-        const char *name = output_names[k];
-        int is_correct = outputs[k] == &args->correct;
-        pfo_status status = pfo_check_array(outputs[k], name, is_correct ? PFO_SET_BOOL : PFO_SET_FLOAT, error);
-        /* lse may be asked for in double: a gradient from it is exact to the last bit of p (see token_logps_grad). */
-        if (status == PFO_OK && !is_correct && !(outputs[k] == &args->lse && outputs[k]->dtype == PFO_F64))
-            status = pfo_check_dtype_is(outputs[k], name, result, error);
-        if (status == PFO_OK) status = pfo_check_leading(outputs[k], name, &args->logits, 1, "logits", error);
-        if (status == PFO_OK) status = pfo_check_writable_strides(outputs[k], name, error);
-        if (status == PFO_OK) status = pfo_check_disjoint(outputs[k], name, &args->logits, "logits", error);
-        if (status == PFO_OK) status = pfo_check_disjoint(outputs[k], name, &args->labels, "labels", error);
-        for (int other = 0; status == PFO_OK && other < k; other++)
-            status = pfo_check_disjoint(outputs[k], name, outputs[other], output_names[other], error);
-        if (status != PFO_OK) return status;
-    }
-    return PFO_OK;
-}
-
 static pfo_status run(job *j, int64_t rows, int64_t live, pfo_error *error)
 {
     const double work = (double)live * (double)j->vocab;
@@ -172,14 +144,10 @@ static pfo_status run(job *j, int64_t rows, int64_t live, pfo_error *error)
 pfo_status pfo_token_logps(const pfo_token_logps_args *args, pfo_error *error)
 {
     pfo_clear(error);
-    const pfo_view *outputs[OUTPUT_COUNT] = {&args->logps,      &args->lse,       &args->entropy, &args->correct,
-                                             &args->mean_logit, &args->max_logit, &args->lse2};
+    const int64_t vocab = args->logits.ndim > 0 ? args->logits.shape[args->logits.ndim - 1] : 0;
     int64_t live;
-    pfo_status status = pfo_check_temperature(args->temperature, error);
-    if (status == PFO_OK) status = pfo_check_logits(&args->logits, "logits", error);
-    if (status == PFO_OK)
-        status = pfo_check_labels(&args->labels, &args->logits, "logits", args->ignore_index, &live, error);
-    if (status == PFO_OK) status = check_outputs(args, outputs, error);
+    pfo_status status = pfo_check_token_logps(args, error);
+    if (status == PFO_OK) status = pfo_check_label_values(&args->labels, vocab, args->ignore_index, &live, error);
     if (status != PFO_OK) return status;
 
     job j;
@@ -190,7 +158,7 @@ pfo_status pfo_token_logps(const pfo_token_logps_args *args, pfo_error *error)
     j.logits_dtype = args->logits.dtype;
     j.label_dtype = args->labels.dtype;
     j.logit_index = pfo_logit_index_of(args->logits.dtype);
-    j.vocab = args->logits.shape[args->logits.ndim - 1];
+    j.vocab = vocab;
     j.element_size = pfo_dtype_size(args->logits.dtype);
     j.ignore_index = args->ignore_index;
     j.inv_temperature = 1.0 / args->temperature;
@@ -198,7 +166,9 @@ pfo_status pfo_token_logps(const pfo_token_logps_args *args, pfo_error *error)
     j.level = pfo_present(&args->lse2) || pfo_present(&args->mean_logit) ? PFO_FOLD_ALL
               : pfo_present(&args->entropy)                              ? PFO_FOLD_ENTROPY
                                                                          : PFO_FOLD_LSE;
-    for (int k = 0; k < OUTPUT_COUNT; k++) {
+    const pfo_view *outputs[PFO_TOKEN_OUTPUTS];
+    pfo_token_outputs(args, outputs);
+    for (int k = 0; k < PFO_TOKEN_OUTPUTS; k++) {
         j.views[k] = pfo_present(outputs[k]) ? outputs[k] : NULL;
         if (j.views[k]) j.outputs[k] = pfo_walk_leading(outputs[k], 0);
     }

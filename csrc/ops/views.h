@@ -51,13 +51,12 @@ int pfo_same_view(const pfo_view *a, const pfo_view *b);
 /* From 1e-30 to 1e30: float32 holds its inverse with room for the logits. */
 pfo_status pfo_check_temperature(double value, pfo_error *error);
 
-/* Logits [..., V] and labels [...]: all that every op over logits checks, labels included.  *live gets the number of
- * rows that are not ignored. */
+/* Logits [..., V] and labels [...], as arrays. */
 pfo_status pfo_check_logits(const pfo_view *logits, const char *name, pfo_error *error);
-pfo_status pfo_check_labels(const pfo_view *labels, const pfo_view *logits, const char *logits_name,
-                            int64_t ignore_index, int64_t *live, pfo_error *error);
-/* Two rows of logits that are read together: one shape, one dtype. */
-pfo_status pfo_check_pair_logits(const pfo_view *policy, const pfo_view *ref, const pfo_view *labels,
-                                 int64_t ignore_index, int64_t *live, pfo_error *error);
+pfo_status pfo_check_label_array(const pfo_view *labels, const pfo_view *logits, const char *logits_name,
+                                 pfo_error *error);
+/* The values of labels that passed as an array.  *live gets the number of rows that are not ignored. */
+pfo_status pfo_check_label_values(const pfo_view *labels, int64_t vocab, int64_t ignore_index, int64_t *live,
+                                  pfo_error *error);
 
 #endif
