@@ -1,7 +1,8 @@
-"""Builds prefopt._core: every .c file under csrc, one flag list, OpenMP where the compiler has it.
+"""Builds prefopt._core: every .c file under csrc, one flag list, OpenMP where the compiler has it;
+and beside it the CUDA library, where nvcc is (tools/build_cuda.py).
 
-Environment: PREFOPT_OPENMP=0|1 (default: probe), PREFOPT_SANITIZE=address,undefined,
-PREFOPT_DEBUG=1, PREFOPT_WERROR=1.
+Environment: PREFOPT_OPENMP=0|1 (default: probe), PREFOPT_CUDA=0|1 (default: if there is an nvcc),
+PREFOPT_CUDA_ARCHITECTURES, PREFOPT_SANITIZE=address,undefined, PREFOPT_DEBUG=1, PREFOPT_WERROR=1.
 """
 
 import os
@@ -16,6 +17,11 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import build_cuda  # noqa: E402
+import cuda_toolkit  # noqa: E402
+
 SOURCES = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.c") if "cuda" not in path.parts
 )
@@ -48,8 +54,31 @@ def has_openmp(compiler: str) -> bool:
             return False
 
 
+def wants_cuda() -> bool:
+    """What PREFOPT_CUDA says, or whether there is an nvcc."""
+    wanted = os.environ.get("PREFOPT_CUDA", "auto")
+    if wanted == "1" and not cuda_toolkit.is_present():
+        sys.exit("PREFOPT_CUDA=1, but there is no nvcc with its headers")
+    return wanted != "0" and cuda_toolkit.is_present()
+
+
 class BuildExt(build_ext):
-    """Adds the flags that depend on the compiler."""
+    """Adds the flags that depend on the compiler, and the CUDA library."""
+
+    def run(self) -> None:
+        super().run()
+        library = self.cuda_library()
+        if wants_cuda():
+            build_cuda.build(library, ROOT / "build" / "cuda")
+        elif library.exists() and self.inplace:
+            library.unlink()  # of an earlier build: what is here is what was asked for
+
+    def cuda_library(self) -> Path:
+        return Path(self.get_ext_fullpath("prefopt._core")).with_name(build_cuda.NAME)
+
+    def get_outputs(self) -> list[str]:
+        outputs: list[str] = super().get_outputs()
+        return [*outputs, str(self.cuda_library())] if wants_cuda() else outputs
 
     def build_extensions(self) -> None:
         extension = self.extensions[0]

@@ -56,7 +56,8 @@ typedef enum pfo_status {
     PFO_ERROR_OVERLAP = 6, /* an output shares memory with an input or output in a way that is not allowed */
     PFO_ERROR_MEMORY = 7,  /* no memory for scratch space */
     PFO_ERROR_ISA = 8,     /* an instruction set that is unknown, not compiled in, or not usable on this CPU */
-    PFO_ERROR_MISSING = 9  /* a required array or parameter is absent */
+    PFO_ERROR_MISSING = 9, /* a required array or parameter is absent */
+    PFO_ERROR_DEVICE = 10  /* CUDA only: a kernel could not be queued; the message has the runtime's words */
 } pfo_status;
 
 typedef struct pfo_error {

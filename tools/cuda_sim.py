@@ -46,6 +46,7 @@ STANDARD_VARIANTS = (
 
 # No contraction: where the GPU's compiler makes an fma, PTX says so, and the source run has none.
 COMPILE = ("g++", "-std=c++17", "-g", "-fPIC", "-ffp-contract=off", "-fno-gnu-unique", "-MMD")
+COMPILE_C = ("gcc", "-std=c11", "-g", "-fPIC", "-ffp-contract=off", "-MMD")
 # Registers are no C++ variables: most are written once, some never read, and a float's is an integer.
 # One that is read before it is written holds 0xfe in every byte.
 PTX_FLAGS = ("-Og", "-g1", "-fno-strict-aliasing", "-ftrivial-auto-var-init=pattern", "-w")
@@ -141,7 +142,7 @@ def _object(folder: Path, source: str) -> Path:
 def _compile(source: str, target: Path, flags: Sequence[str]) -> Path:
     language = ["-x", "c++"] if source.endswith(".cu") else []
     command = [
-        *COMPILE,
+        *(COMPILE_C if source.endswith(".c") else COMPILE),
         *WARNINGS,
         *_includes(),
         *flags,
@@ -199,7 +200,9 @@ def _kernel_objects(chosen: Variant, folder: Path, source: str) -> list[Path]:
 
 
 def expand(sources: Sequence[str]) -> list[str]:
-    """Files, and the sources in folders, relative to the repository."""
+    """Files, and the sources in folders and those that a folder's host_sources.txt lists, relative
+    to the repository.
+    """
     found: list[Path] = []
     for name in sources:
         path = (ROOT / name).resolve()
@@ -207,6 +210,7 @@ def expand(sources: Sequence[str]) -> list[str]:
             found += sorted(
                 p for p in path.iterdir() if p.suffix in (".cu", ".cpp", ".c") and p.stem != "main"
             )
+            found += [ROOT / line for line in cuda_toolkit.host_sources(path)]
         else:
             found.append(path)
     return [os.path.relpath(path, ROOT) for path in found]

@@ -42,6 +42,13 @@ def include() -> Path:
     raise ToolkitMissing(f"no include/cuda_runtime.h beside {nvcc()} or under /usr/local/cuda*")
 
 
+def host_sources(folder: Path) -> list[str]:
+    """The C files that folder/host_sources.txt lists, from the repository's root."""
+    listed = folder / "host_sources.txt"
+    lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def is_present() -> bool:
     try:
         nvcc(), include()

@@ -7,8 +7,7 @@
 double pfo_exp_f64(double x); /* as vd_exp in simd/vmath.h: 0.90 ulp, 0 below 2^-1021.5 */
 double pfo_log_f64(double x); /* 0.84 ulp; log(0) = -inf, log(negative) = NaN */
 
-/* The same state with its sums relative to max, which replaces state->max.  No-op if it is the same; an empty state
- * (max -inf, sums 0 or NaN) takes any. */
+/* See row_state.inc. */
 void pfo_row_state_rebase(pfo_row_state *state, double max);
 
 /* A state as doubles, in the order of the struct's fields: how states travel between processes. */

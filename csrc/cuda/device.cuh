@@ -29,6 +29,7 @@
 #define PFO_DYNAMIC_SHARED(type, name) type *const name = static_cast<type *>(cuda_sim::dynamic_shared_memory())
 
 #define PFO_EX2(x) cuda_sim::ex2_approx_ftz(x)
+#define PFO_UNROLL
 
 #else
 
@@ -43,6 +44,9 @@
  * exp2f spends three instructions more. nvcc's name for ex2.approx.ftz.f32. */
 extern "C" __device__ float __nvvm_ex2_approx_ftz_f(float x);
 #define PFO_EX2(x) __nvvm_ex2_approx_ftz_f(x)
+
+/* Before a loop of few rounds over an array that is to live in registers. */
+#define PFO_UNROLL _Pragma("unroll")
 
 #endif
 

@@ -15,6 +15,7 @@ PyObject *pfo_raise(pfo_status status, const pfo_error *error)
     case PFO_ERROR_OVERLAP:
     case PFO_ERROR_ISA:
     case PFO_ERROR_MISSING:
+    case PFO_ERROR_DEVICE:
     default: break;
     }
     PyErr_SetString(type, error->message);

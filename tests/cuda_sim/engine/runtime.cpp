@@ -173,6 +173,11 @@ cudaError_t cudaMemsetAsync(void *address, int value, size_t bytes, cudaStream_t
 {
     return cudaMemset(address, value, bytes);
 }
+cudaError_t cudaGetSymbolAddress(void **address, const void *symbol)
+{
+    *address = const_cast<void *>(symbol);
+    return cudaSuccess;
+}
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaDeviceSynchronize(void) { return cudaSuccess; }
 cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus *status)

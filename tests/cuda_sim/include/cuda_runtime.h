@@ -34,6 +34,16 @@ extern const dim3 blockDim;
 extern const dim3 gridDim;
 static constexpr int warpSize = 32;
 
+#if !defined(__launch_bounds__)
+#define __launch_bounds__(...)
+#endif
+
+/* A variable of the device is one of the host. */
+template <typename T> inline cudaError_t cudaGetSymbolAddress(void **address, const T &symbol)
+{
+    return cudaGetSymbolAddress(address, static_cast<const void *>(&symbol));
+}
+
 /* As NVIDIA's: the arguments are converted to the kernel's parameter types here, and each thread gets copies. */
 template <typename... Parameters, typename... Arguments>
 inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(Parameters...),
