@@ -71,7 +71,8 @@ class Library:
         if not OPERATIONS[name]:
             return 0
         query = getattr(self.handle, f"{name}_workspace")
-        return max(0, query(ctypes.byref(args), ctypes.byref(call)))
+        needed: int = query(ctypes.byref(args), ctypes.byref(call))
+        return max(0, needed)
 
     def run(self, name: str, args: Any, call: Call) -> None:
         """Queues an operation, or raises."""

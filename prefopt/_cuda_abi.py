@@ -13,13 +13,9 @@ from typing import Any
 
 MAX_NDIM = 64
 
-DTYPES = {
-    name: code
-    for code, name in enumerate(
-        "none float16 bfloat16 float32 float64 int8 int16 int32 int64 "
-        "uint8 uint16 uint32 uint64 bool".split()
-    )
-}
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+DTYPES = {name: code for code, name in enumerate(("none", *_FLOATS, *_INTEGERS, "bool"))}
 
 # Every operation by its name in C, and whether it has a workspace.
 OPERATIONS = {

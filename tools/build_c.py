@@ -152,11 +152,7 @@ CONFIGURATIONS = {
 
 
 def _core_sources(root: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted((root / "csrc").rglob("*.c"))
-        if path.parent.name not in ("python", "cuda")
-    ]
+    return [path for path in sorted((root / "csrc").rglob("*.c")) if path.parent.name != "python"]
 
 
 def _compile(configuration: Configuration, root: Path, source: Path, folder: Path) -> Path:
@@ -242,7 +238,7 @@ def build_extension(root: Path, folder: Path, *, jobs: int = 2) -> Path:
         ),
         warnings=False,
     )
-    sources = [path for path in sorted((root / "csrc").rglob("*.c")) if path.parent.name != "cuda"]
+    sources = sorted((root / "csrc").rglob("*.c"))
     objects = _compile_all(configuration, root, sources, folder, jobs)
     target = root / "prefopt" / f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
     _link(["gcc", "-shared"], list(objects.values()), target, ["-fopenmp", "-lm", "-ldl"])

@@ -1,14 +1,14 @@
 /* prefopt on CUDA: the C interface of libprefopt_cuda, a library beside the CPU's that needs nothing of it.
  *
  * The operations of prefopt.h on device memory, by prefopt.h's own argument structs: every pfo_view of theirs holds a
- * pointer into the memory of one device.  What prefopt.h says of shapes, dtypes, overlaps and special values holds here
- * too.  What differs:
- *   - A call queues kernels on call->stream and returns.  It never waits and allocates nothing, so that it may be captured
- *     in a graph; scratch memory is the caller's, and pfo_cuda_<operation>_workspace says how much.
- *   - Arguments are checked before anything is queued, but nobody looks at the values of device arrays then.  A bad one
- *     gives what its operation says below and is noted in device memory, where pfo_cuda_check finds it.
- *   - Leading axes step as at most two: [B, T] cut out of a larger array does, more may need a copy (PFO_ERROR_STRIDE).
- *     Rows and vocabulary are below 2^31; offsets are 64 bits wide.
+ * pointer into the memory of one device.  What prefopt.h says of shapes, dtypes, overlaps and special values holds
+ * here too.  What differs:
+ *   - A call queues kernels on call->stream and returns.  It never waits and allocates nothing, so that it may be
+ *     captured in a graph; scratch memory is the caller's, and pfo_cuda_<operation>_workspace says how much.
+ *   - Arguments are checked before anything is queued, but nobody looks at the values of device arrays then.  A bad
+ *     one gives what its operation says below and is noted in device memory, where pfo_cuda_check finds it.
+ *   - Leading axes step as at most two: [B, T] cut out of a larger array does, more may need a copy
+ *     (PFO_ERROR_STRIDE).  Rows and vocabulary are below 2^31; offsets are 64 bits wide.
  *   - float16, bfloat16 and float32 logits: float32 arithmetic, and exp by the hardware's 2^x (2 ulp); sums over the
  *     threads of a row, and all that follows, in double.  docs/cuda.md has the error budgets.
  *   - Results are the same bits for the same call on the same kind of device; no float atomics.  Where a row starts
@@ -61,9 +61,9 @@ typedef struct pfo_cuda_call {
     int32_t device;          /* the arrays' device; made current for the call */
 } pfo_cuda_call;
 
-/* Whether an operation on `device` (-1: on any) has met a bad value since the last call.  Waits for the device, reads its
- * note and clears it.  PFO_OK, or PFO_ERROR_LABEL or PFO_ERROR_VALUE with the argument and the index of its first bad
- * element.  Not while a stream is captured. */
+/* Whether an operation on `device` (-1: on any) has met a bad value since the last call.  Waits for the device, reads
+ * its note and clears it.  PFO_OK, or PFO_ERROR_LABEL or PFO_ERROR_VALUE with the argument and the index of its first
+ * bad element.  Not while a stream is captured. */
 PFO_API pfo_status pfo_cuda_check(int32_t device, pfo_error *error);
 
 /* Bytes of workspace of each operation (0 is possible), for arguments that it accepts; -1 for others. */

@@ -1,6 +1,6 @@
-/* The report of bad values: 8 bytes in the memory of each device, 0 while nothing is wrong. Kernels keep the largest word
- * by an atomic maximum, so that what is found does not depend on the order of threads: words are made so that the first kind
- * of this list, and of that the lowest index, is the largest. */
+/* The report of bad values: 8 bytes in the memory of each device, 0 while nothing is wrong. Kernels keep the largest
+ * word by an atomic maximum, so that what is found does not depend on the order of threads: words are made so that the
+ * first kind of this list, and of that the lowest index, is the largest. */
 #ifndef PFO_CUDA_REPORT_CUH
 #define PFO_CUDA_REPORT_CUH
 

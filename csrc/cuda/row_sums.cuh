@@ -1,15 +1,15 @@
 /* What a thread knows of its part of a row after one read, and how the threads of a row put it together.
  *
- *     m = max x,  sum e^(x-m),  sum (x-m) e^(x-m),  sum e^2(x-m),  sum x        (x - m divided by the temperature in e^)
+ *     m = max x,  sum e^(x-m),  sum (x-m) e^(x-m),  sum e^2(x-m),  sum x       (x - m divided by the temperature in e^)
  *
  * Every thread keeps sums relative to its own running maximum. A chunk of PACKS times 16 bytes is looked at twice in
- * registers: for its maximum, by packed instructions, and for its sums. Only where the maximum rises are the sums so far
- * rescaled: that branch costs as much as an element and a half, and is rare after the first chunks of a row.
+ * registers: for its maximum, by packed instructions, and for its sums. Only where the maximum rises are the sums so
+ * far rescaled: that branch costs as much as an element and a half, and is rare after the first chunks of a row.
  *
- * The largest element is exactly 1 in the sums: x - m comes first, then one multiplication by log2(e) / temperature for
- * the hardware's 2^x. (One fma in place of the two would save an instruction, and leave the rounding of
- * m log2(e) / temperature in the log-probabilities of rows that one entry dominates.) The sums of a chunk are made
- * first, then added: a float is the sum of at most 32 terms, and of as many such sums as the thread has chunks.
+ * The largest element is exactly 1 in the sums: x - m comes first, then one multiplication by log2(e) / temperature
+ * for the hardware's 2^x. (One fma in place of the two would save an instruction, and leave the rounding of m log2(e)
+ * / temperature in the log-probabilities of rows that one entry dominates.) The sums of a chunk are made first, then
+ * added: a float is the sum of at most 32 terms, and of as many such sums as the thread has chunks.
  *
  * Where x is -inf, e^ is 0 and adds nothing; NaN goes through; +inf makes sum e^ infinite, which marks the row. */
 #ifndef PFO_CUDA_ROW_SUMS_CUH

@@ -83,7 +83,7 @@ __device__ inline void write_value(const RowArray &array, Row row, double value)
         *reinterpret_cast<uint8_t *>(address) = value != 0.0;
 }
 
-/* ---- from views (host) --------------------------------------------------------------------------------------------- */
+/* ---- from views (host) ------------------------------------------------------------------------------------------- */
 
 /* An array and how many of its last axes belong to a row; a view that is absent stays so. */
 struct RowView {

@@ -101,7 +101,7 @@ pfo_cuda_state pfo_cuda_probe(int32_t *devices, pfo_error *error)
     return PFO_CUDA_UNUSABLE;
 }
 
-/* ---- the report --------------------------------------------------------------------------------------------------- */
+/* ---- the report -------------------------------------------------------------------------------------------------- */
 
 static const char *argument_of(int kind)
 {

@@ -1,10 +1,10 @@
 /* token_logps: one read of each row of logits that is not ignored, all statistics.
  *
  * Two kernels. The first reads: a warp a row (of at most WARP_BYTES, eight rows a block), a block a row, or several
- * blocks where there are too few rows to fill the device; each leaves the state of its part in the workspace. The second
- * has a thread a row: it merges the parts in the order of the vocabulary, adds the target and makes the statistics, so
- * that the double arithmetic of 32 rows is done at once, and its text stands once and not in every reader's.
- * Reads the logits once; writes 72 bytes a part and the results. */
+ * blocks where there are too few rows to fill the device; each leaves the state of its part in the workspace. The
+ * second has a thread a row: it merges the parts in the order of the vocabulary, adds the target and makes the
+ * statistics, so that the double arithmetic of 32 rows is done at once, and its text stands once and not in every
+ * reader's. Reads the logits once; writes 72 bytes a part and the results. */
 #include "plan.cuh"
 #include "row_sums.cuh"
 #include "rows.cuh"
@@ -79,7 +79,7 @@ template <typename T> __global__ void finish_rows(TokenLogps in)
     write_value(in.outputs[PFO_TOKEN_LSE2], row, stats.lse2);
 }
 
-/* ---- host --------------------------------------------------------------------------------------------------------- */
+/* ---- host -------------------------------------------------------------------------------------------------------- */
 
 template <typename T, int LEVEL>
 static pfo_status run_level(const TokenLogps &in, const Plan &plan, const pfo_cuda_call *call, pfo_error *error)

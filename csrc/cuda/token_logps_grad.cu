@@ -2,9 +2,10 @@
  *
  *     out[v] = p_v (a + b log p_v) + grad_logps [v == label] / temperature,   p_v = exp(x_v / temperature - lse)
  *
- * Two kernels. The first has a thread a row and makes the row's constants in double, among them the label's entry, which
- * cancels where p is near 1: it has to be read before the second overwrites it. The second reads and writes every row
- * once, 16 bytes at a time, with no barrier and no word between its threads. Ignored rows are not read, and written as 0.
+ * Two kernels. The first has a thread a row and makes the row's constants in double, among them the label's entry,
+ * which cancels where p is near 1: it has to be read before the second overwrites it. The second reads and writes
+ * every row once, 16 bytes at a time, with no barrier and no word between its threads. Ignored rows are not read, and
+ * written as 0.
  *
  * lse comes as a double and is split into one number of the row's type and a small remainder (see grad_row in
  * csrc/kernels): x - lse_high is exact where p matters. */
@@ -192,7 +193,7 @@ template <typename T, bool ENTROPY> __global__ void __launch_bounds__(BLOCK_THRE
     writer.write(reinterpret_cast<const T *>(row_at(in.logits, row)), out, begin, end, int(blockDim.x));
 }
 
-/* ---- host --------------------------------------------------------------------------------------------------------- */
+/* ---- host -------------------------------------------------------------------------------------------------------- */
 
 constexpr unsigned PREPARE_THREADS = 64;
 
