@@ -1,5 +1,5 @@
-/* Injected faults: one .cu each, with the fault and, as FIXED, without. tests/cuda_sim/test_bugs.py says which check must
- * find which, and that each names the lines that bear the comment "found". */
+/* Injected faults: one .cu each, with the fault and, as FIXED, without. tests/cuda_sim/test_bugs.py says which check
+ * must find which, and that each names the lines that end in the comment "found". */
 #ifndef CUDA_SIM_BUGS_H
 #define CUDA_SIM_BUGS_H
 
