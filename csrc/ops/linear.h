@@ -49,19 +49,11 @@ typedef struct pfo_linear_needs {
     int states;
 } pfo_linear_needs;
 
-/* Everything that can be refused in the inputs; fills what does not need memory. */
+/* Refuses bad inputs; fills what does not need memory. */
 pfo_status pfo_linear_check(pfo_linear *l, const pfo_linear_inputs *in, pfo_error *error);
 /* Workspace within the limit; pfo_linear_close frees it, also after a failure. */
 pfo_status pfo_linear_open(pfo_linear *l, const pfo_linear_inputs *in, pfo_linear_needs needs, pfo_error *error);
 void pfo_linear_close(pfo_linear *l);
-
-/* An output [..., last] of the arithmetic type: its leading shape that of labels, C contiguous, apart from the inputs.
- * last < 0: no last axis. */
-pfo_status pfo_linear_check_rows_out(const pfo_linear_inputs *in, const pfo_view *out, const char *name, int64_t last,
-                                     int32_t dtype, pfo_error *error);
-/* An output of the given shape, C contiguous, apart from the inputs. */
-pfo_status pfo_linear_check_out(const pfo_linear_inputs *in, const pfo_view *out, const char *name, int32_t ndim,
-                                const int64_t *shape, int32_t dtype, pfo_error *error);
 
 /* Puts compact rows [first, first + count) or vocabulary entries in hand: converted and gathered where needed. */
 void pfo_linear_take_tokens(pfo_linear *l, int64_t first, int64_t count);

@@ -1,9 +1,9 @@
-/* The fused linear op: what is refused before anything is written. */
+/* The fused linear op: which inputs are refused, and which arrays as outputs. */
 #include <math.h>
 #include <string.h>
 
 #include "../core/dtype.h"
-#include "linear.h"
+#include "checks.h"
 
 static pfo_status check_rows(const pfo_view *view, const char *name, int64_t rows, int64_t columns, int wide,
                              pfo_error *error)
@@ -76,13 +76,6 @@ static pfo_status check_split(const pfo_linear_inputs *in, pfo_error *error)
     return PFO_OK;
 }
 
-static pfo_status check_labels(const pfo_linear_inputs *in, int64_t vocab_total, int64_t *live, pfo_error *error)
-{
-    pfo_status status = pfo_check_label_array(&in->labels, &in->hidden, "hidden", error);
-    if (status == PFO_OK) status = pfo_check_label_values(&in->labels, vocab_total, in->ignore_index, live, error);
-    return status;
-}
-
 static pfo_status check_hidden(const pfo_linear_inputs *in, pfo_error *error)
 {
     pfo_status status = pfo_check_array(&in->hidden, "hidden", PFO_SET_LOGITS, error);
@@ -100,43 +93,14 @@ static pfo_status check_hidden(const pfo_linear_inputs *in, pfo_error *error)
     return PFO_OK;
 }
 
-pfo_status pfo_linear_check(pfo_linear *l, const pfo_linear_inputs *in, pfo_error *error)
+pfo_status pfo_check_linear_inputs(const pfo_linear_inputs *in, pfo_error *error)
 {
-    memset(l, 0, sizeof *l);
+    const int wide = in->hidden.dtype == PFO_F64;
     pfo_status status = check_scalars(in, error);
     if (status == PFO_OK) status = check_hidden(in, error);
-    l->wide = in->hidden.dtype == PFO_F64;
-    if (status == PFO_OK) status = check_parts(in, l->wide, error);
+    if (status == PFO_OK) status = check_parts(in, wide, error);
     if (status == PFO_OK) status = check_split(in, error);
-    if (status != PFO_OK) return status;
-    l->vocab = in->weight.shape[0];
-    l->vocab_start = in->vocab_start;
-    l->vocab_total = in->vocab_total ? in->vocab_total : l->vocab;
-    status = check_labels(in, l->vocab_total, &l->live, error);
-    if (status != PFO_OK) return status;
-    l->kernels = pfo_kernels_now(error);
-    if (!l->kernels) return PFO_ERROR_ISA;
-    l->real_size = l->wide ? 8 : 4;
-    l->tokens = pfo_leading_size(&in->labels, 0);
-    l->hidden_size = in->hidden.shape[in->hidden.ndim - 1];
-    l->rank = pfo_present(&in->lora_a) ? in->lora_a.shape[0] : 0;
-    l->scale = (pfo_linear_scale){in->logit_scale, in->softcap, in->temperature};
-    l->has_transform = pfo_present(&in->bias) || in->logit_scale != 1.0 || in->softcap > 0.0 || in->temperature != 1.0;
-    l->hidden = pfo_walk_leading(&in->hidden, 1);
-    l->hidden_dtype = in->hidden.dtype;
-    l->weight = &in->weight;
-    l->bias = pfo_present(&in->bias) ? &in->bias : NULL;
-    l->lora_a = l->rank > 0 ? &in->lora_a : NULL;
-    l->lora_b = l->rank > 0 ? &in->lora_b : NULL;
-    return PFO_OK;
-}
-
-pfo_status pfo_linear_live(const pfo_linear_inputs *in, int64_t *live, pfo_error *error)
-{
-    pfo_linear l;
-    pfo_clear(error);
-    const pfo_status status = pfo_linear_check(&l, in, error);
-    if (status == PFO_OK) *live = l.live;
+    if (status == PFO_OK) status = pfo_check_label_array(&in->labels, &in->hidden, "hidden", error);
     return status;
 }
 
@@ -167,7 +131,7 @@ static pfo_status check_apart(const pfo_linear_inputs *in, const pfo_view *out, 
     return PFO_OK;
 }
 
-pfo_status pfo_linear_check_out(const pfo_linear_inputs *in, const pfo_view *out, const char *name, int32_t ndim,
+pfo_status pfo_check_linear_out(const pfo_linear_inputs *in, const pfo_view *out, const char *name, int32_t ndim,
                                 const int64_t *shape, int32_t dtype, pfo_error *error)
 {
     pfo_view like = pfo_view_none();
@@ -182,7 +146,7 @@ pfo_status pfo_linear_check_out(const pfo_linear_inputs *in, const pfo_view *out
     return status;
 }
 
-pfo_status pfo_linear_check_rows_out(const pfo_linear_inputs *in, const pfo_view *out, const char *name, int64_t last,
+pfo_status pfo_check_linear_rows_out(const pfo_linear_inputs *in, const pfo_view *out, const char *name, int64_t last,
                                      int32_t dtype, pfo_error *error)
 {
     int64_t shape[PFO_MAX_NDIM + 1];
@@ -191,5 +155,5 @@ pfo_status pfo_linear_check_rows_out(const pfo_linear_inputs *in, const pfo_view
         return pfo_fail(error, PFO_ERROR_SHAPE, name, -1, "expected at most %d axes", PFO_MAX_NDIM);
     memcpy(shape, in->labels.shape, (size_t)in->labels.ndim * sizeof shape[0]);
     if (last >= 0) shape[in->labels.ndim] = last;
-    return pfo_linear_check_out(in, out, name, axes, shape, dtype, error);
+    return pfo_check_linear_out(in, out, name, axes, shape, dtype, error);
 }

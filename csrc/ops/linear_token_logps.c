@@ -11,20 +11,8 @@
 #include <string.h>
 
 #include "../core/dtype.h"
+#include "checks.h"
 #include "linear_sums.h"
-
-enum {
-    LOGPS,
-    LSE,
-    ENTROPY,
-    CORRECT,
-    MEAN_LOGIT,
-    MAX_LOGIT,
-    LSE2,
-    STAT_COUNT
-};
-static const char *const stat_names[STAT_COUNT] = {"logps",      "lse",       "entropy", "correct",
-                                                   "mean_logit", "max_logit", "lse2"};
 
 /* One row while its vocabulary goes by. */
 typedef struct running {
@@ -36,8 +24,8 @@ typedef struct running {
 typedef struct job {
     pfo_linear l;
     const pfo_linear_token_logps_args *args;
-    pfo_walk stats[STAT_COUNT];
-    const pfo_view *stat_views[STAT_COUNT];
+    pfo_walk stats[PFO_TOKEN_OUTPUTS];
+    const pfo_view *stat_views[PFO_TOKEN_OUTPUTS];
     int level;
     int64_t topk, tiles_across; /* tiles of the vocabulary span in hand */
     running *rows;              /* [token_span] */
@@ -148,12 +136,12 @@ static void rows_body(void *context, int64_t begin, int64_t end)
 
 static void write_stats(const job *j, int64_t place, const pfo_row_stats *stats, int64_t label)
 {
-    const double values[STAT_COUNT] = {stats->logp,       stats->lse,       stats->entropy, 0.0,
-                                       stats->mean_logit, stats->max_logit, stats->lse2};
-    for (int k = 0; k < STAT_COUNT; k++) {
+    const double values[PFO_TOKEN_OUTPUTS] = {stats->logp,       stats->lse,       stats->entropy, 0.0,
+                                              stats->mean_logit, stats->max_logit, stats->lse2};
+    for (int k = 0; k < PFO_TOKEN_OUTPUTS; k++) {
         if (!j->stat_views[k]) continue;
         char *address = pfo_walk_at(&j->stats[k], place);
-        if (k == CORRECT)
+        if (k == PFO_TOKEN_CORRECT)
             *(uint8_t *)address = stats->best == label;
         else
             pfo_write_float(address, j->stat_views[k]->dtype, values[k]);
@@ -197,84 +185,6 @@ static void finish_body(void *context, int64_t begin, int64_t end)
 
 /* ---- the call --------------------------------------------------------------------------------------------------- */
 
-static pfo_status check_results(const pfo_linear_token_logps_args *args, const pfo_view *stats[], int32_t real,
-                                pfo_error *error)
-{
-    const pfo_linear_inputs *in = &args->in;
-    pfo_status status = PFO_OK;
-    for (int k = 0; status == PFO_OK && k < STAT_COUNT; k++) {
-        if (!pfo_present(stats[k])) continue;
-        const int32_t dtype = k == CORRECT ? PFO_BOOL : k == LSE && stats[k]->dtype == PFO_F64 ? PFO_F64 : real;
-        status = pfo_linear_check_rows_out(in, stats[k], stat_names[k], -1, dtype, error);
-    }
-    const pfo_view *gradients[] = {&args->grad_hidden_logps, &args->grad_hidden_lse, &args->grad_hidden_entropy};
-    static const char *const names[] = {"grad_hidden_logps", "grad_hidden_lse", "grad_hidden_entropy"};
-    for (int k = 0; status == PFO_OK && k < 3; k++)
-        if (pfo_present(gradients[k]))
-            status = pfo_linear_check_rows_out(in, gradients[k], names[k], in->hidden.shape[in->hidden.ndim - 1], real,
-                                               error);
-    if (status == PFO_OK && pfo_present(&args->states))
-        status = pfo_linear_check_rows_out(in, &args->states, "states", PFO_ROW_STATE_FIELDS, PFO_F64, error);
-    return status;
-}
-
-static pfo_status check_topk(const pfo_linear_token_logps_args *args, const pfo_linear *l, int32_t real,
-                             pfo_error *error)
-{
-    const pfo_view *ids = &args->topk_ids, *logps = &args->topk_logps;
-    if (pfo_present(ids) != pfo_present(logps))
-        return pfo_fail(error, PFO_ERROR_MISSING, pfo_present(ids) ? "topk_logps" : "topk_ids", -1,
-                        "expected topk_ids and topk_logps, or neither");
-    if (!pfo_present(ids)) return PFO_OK;
-    const int64_t k = ids->ndim > 0 ? ids->shape[ids->ndim - 1] : 0;
-    if (k < 1 || k > l->vocab)
-        return pfo_fail(error, PFO_ERROR_VALUE, "topk", -1, "expected 1 <= topk <= %lld, the vocabulary, got %lld",
-                        (long long)l->vocab, (long long)k);
-    pfo_status status = pfo_linear_check_rows_out(&args->in, ids, "topk_ids", k, PFO_I64, error);
-    if (status == PFO_OK) status = pfo_linear_check_rows_out(&args->in, logps, "topk_logps", k, real, error);
-    return status;
-}
-
-static pfo_status check_combination(const pfo_linear_token_logps_args *args, const pfo_linear *l, int32_t real,
-                                    pfo_error *error)
-{
-    const int gradients = pfo_present(&args->grad_hidden_logps) || pfo_present(&args->grad_hidden_lse);
-    if (pfo_present(&args->grad_hidden_entropy) && !gradients)
-        return pfo_fail(error, PFO_ERROR_MISSING, "grad_hidden_logps", -1,
-                        "expected grad_hidden_logps or grad_hidden_lse with grad_hidden_entropy, got neither");
-    if (l->vocab_total != l->vocab && pfo_present(&args->grad_hidden_logps))
-        return pfo_fail(error, PFO_ERROR_VALUE, "grad_hidden_logps", -1,
-                        "expected none with a split vocabulary, whose labels stand elsewhere");
-    if (!pfo_present(&args->kept)) return PFO_OK;
-    if (gradients) return pfo_fail(error, PFO_ERROR_VALUE, "kept", -1, "expected none beside gradients by hidden");
-    const int64_t shape[2] = {l->live, l->vocab};
-    return pfo_linear_check_out(&args->in, &args->kept, "kept", 2, shape, real, error);
-}
-
-static pfo_status check_apart(const pfo_linear_token_logps_args *args, pfo_error *error)
-{
-    const pfo_view *outputs[] = {&args->logps,
-                                 &args->lse,
-                                 &args->entropy,
-                                 &args->correct,
-                                 &args->mean_logit,
-                                 &args->max_logit,
-                                 &args->lse2,
-                                 &args->topk_ids,
-                                 &args->topk_logps,
-                                 &args->grad_hidden_logps,
-                                 &args->grad_hidden_lse,
-                                 &args->grad_hidden_entropy,
-                                 &args->states,
-                                 &args->kept};
-    for (int k = 0; k < 14; k++)
-        for (int other = 0; pfo_present(outputs[k]) && other < k; other++) {
-            pfo_status status = pfo_check_disjoint(outputs[k], "out", outputs[other], "another output", error);
-            if (status != PFO_OK) return status;
-        }
-    return PFO_OK;
-}
-
 static void run_span(job *j, int64_t first, int64_t count)
 {
     pfo_linear *l = &j->l;
@@ -307,7 +217,7 @@ static void write_ignored(const job *j)
             next++;
             continue;
         }
-        for (int k = 0; k < STAT_COUNT; k++)
+        for (int k = 0; k < PFO_TOKEN_OUTPUTS; k++)
             if (j->stat_views[k])
                 memset(pfo_walk_at(&j->stats[k], place), 0, (size_t)pfo_dtype_size(j->stat_views[k]->dtype));
         if (pfo_present(&j->args->states)) {
@@ -362,17 +272,12 @@ pfo_status pfo_linear_token_logps(const pfo_linear_token_logps_args *args, pfo_e
     job j;
     memset(&j, 0, sizeof j);
     j.args = args;
-    const pfo_view *stats[STAT_COUNT] = {&args->logps,      &args->lse,       &args->entropy, &args->correct,
-                                         &args->mean_logit, &args->max_logit, &args->lse2};
     pfo_status status = pfo_linear_check(&j.l, &args->in, error);
+    if (status == PFO_OK) status = pfo_check_linear_token_logps(args, j.l.live, error);
     if (status != PFO_OK) return status;
-    const int32_t real = j.l.wide ? PFO_F64 : PFO_F32;
-    status = check_results(args, stats, real, error);
-    if (status == PFO_OK) status = check_topk(args, &j.l, real, error);
-    if (status == PFO_OK) status = check_combination(args, &j.l, real, error);
-    if (status == PFO_OK) status = check_apart(args, error);
-    if (status != PFO_OK) return status;
-    for (int k = 0; k < STAT_COUNT; k++) {
+    const pfo_view *stats[PFO_TOKEN_OUTPUTS];
+    pfo_linear_outputs(args, stats);
+    for (int k = 0; k < PFO_TOKEN_OUTPUTS; k++) {
         j.stat_views[k] = pfo_present(stats[k]) ? stats[k] : NULL;
         if (j.stat_views[k]) j.stats[k] = pfo_walk_leading(stats[k], 0);
     }

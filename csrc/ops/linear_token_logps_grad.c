@@ -10,18 +10,8 @@
 #include <string.h>
 
 #include "../core/dtype.h"
+#include "checks.h"
 #include "linear_filter.h"
-
-/* The [...] inputs in the order of the arguments. */
-enum {
-    LSE,
-    ENTROPY,
-    GRAD_LOGPS,
-    GRAD_ENTROPY,
-    GRAD_LSE,
-    VECTOR_COUNT
-};
-static const char *const vector_names[VECTOR_COUNT] = {"lse", "entropy", "grad_logps", "grad_entropy", "grad_lse"};
 
 /* One row's coefficients. */
 typedef struct row_grad {
@@ -33,9 +23,9 @@ typedef struct row_grad {
 typedef struct job {
     pfo_linear l;
     const pfo_linear_token_logps_grad_args *args;
-    pfo_walk vectors[VECTOR_COUNT];
-    int32_t vector_dtypes[VECTOR_COUNT]; /* PFO_NONE: absent, reads as 0 */
-    row_grad *rows;                      /* [token_span] */
+    pfo_walk vectors[PFO_LINEAR_VECTORS];
+    int32_t vector_dtypes[PFO_LINEAR_VECTORS]; /* PFO_NONE: absent, reads as 0 */
+    row_grad *rows;                            /* [token_span] */
     pfo_linear_filter filter;
     void *lora_hidden_grad; /* [token_span, r] */
 } job;
@@ -61,14 +51,15 @@ static void prepare_rows(job *j)
     const double chain = l->scale.logit_scale / l->scale.temperature;
     for (int64_t row = 0; row < l->token_count; row++) {
         const int64_t place = l->rows[l->token_first + row];
-        const double by_logps = vector_at(j, GRAD_LOGPS, place), by_entropy = vector_at(j, GRAD_ENTROPY, place);
+        const double by_logps = vector_at(j, PFO_LINEAR_OF_LOGPS, place),
+                     by_entropy = vector_at(j, PFO_LINEAR_OF_ENTROPY, place);
         /* An entropy of NaN must not poison a row whose gradient for it is 0. */
-        const double entropy_term = by_entropy == 0.0 ? 0.0 : by_entropy * vector_at(j, ENTROPY, place);
+        const double entropy_term = by_entropy == 0.0 ? 0.0 : by_entropy * vector_at(j, PFO_LINEAR_BY_ENTROPY, place);
         row_grad *g = &j->rows[row];
         memset(g, 0, sizeof *g);
-        g->slope.lse = vector_at(j, LSE, place);
+        g->slope.lse = vector_at(j, PFO_LINEAR_BY_LSE, place);
         g->slope.temperature = 1.0;
-        g->slope.a = (vector_at(j, GRAD_LSE, place) - by_logps - entropy_term) * chain;
+        g->slope.a = (vector_at(j, PFO_LINEAR_OF_LSE, place) - by_logps - entropy_term) * chain;
         g->slope.b = -by_entropy * chain;
         g->at_label = by_logps * chain;
         g->valid = isfinite(g->slope.lse);
@@ -252,65 +243,6 @@ static void add_lora(const job *j)
 
 /* ---- the call --------------------------------------------------------------------------------------------------- */
 
-static pfo_status check_vectors(const pfo_linear_token_logps_grad_args *args, const pfo_view *vectors[],
-                                pfo_error *error)
-{
-    pfo_status status = PFO_OK;
-    for (int k = 0; status == PFO_OK && k < VECTOR_COUNT; k++) {
-        if (!pfo_present(vectors[k]) && k != LSE) continue;
-        status = pfo_check_array(vectors[k], vector_names[k], PFO_SET_FLOAT, error);
-        if (status == PFO_OK)
-            status = pfo_check_leading(vectors[k], vector_names[k], &args->in.labels, 0, "labels", error);
-    }
-    if (status != PFO_OK) return status;
-    if (!pfo_present(&args->grad_logps) && !pfo_present(&args->grad_entropy) && !pfo_present(&args->grad_lse))
-        return pfo_fail(error, PFO_ERROR_MISSING, "grad_logps", -1,
-                        "expected at least one of grad_logps, grad_entropy and grad_lse, got none");
-    if (pfo_present(&args->grad_entropy) && !pfo_present(&args->entropy))
-        return pfo_fail(error, PFO_ERROR_MISSING, "entropy", -1,
-                        "expected the forward's entropy with grad_entropy, got none");
-    if (!(args->grad_filter >= 0.0 && args->grad_filter < 1.0)) /* false for NaN */
-        return pfo_fail(error, PFO_ERROR_VALUE, "grad_filter", -1, "expected a number in [0, 1), got %g",
-                        args->grad_filter);
-    return PFO_OK;
-}
-
-static pfo_status check_outputs(const pfo_linear_token_logps_grad_args *args, const pfo_linear *l,
-                                const pfo_view *vectors[], pfo_error *error)
-{
-    enum {
-        OUTPUT_COUNT = 5
-    };
-    const pfo_view *outputs[OUTPUT_COUNT] = {&args->grad_weight, &args->grad_bias, &args->grad_lora_a,
-                                             &args->grad_lora_b, &args->grad_hidden};
-    static const char *const names[OUTPUT_COUNT] = {"grad_weight", "grad_bias", "grad_lora_a", "grad_lora_b",
-                                                    "grad_hidden"};
-    const int64_t shapes[4][2] = {
-        {l->vocab, l->hidden_size}, {l->vocab, 0}, {l->rank, l->hidden_size}, {l->vocab, l->rank}};
-    const int32_t real = l->wide ? PFO_F64 : PFO_F32;
-    int present = 0;
-    for (int k = 0; k < OUTPUT_COUNT; k++) {
-        if (!pfo_present(outputs[k])) continue;
-        present = 1;
-        if ((k == 1 && !l->bias) || ((k == 2 || k == 3) && l->rank == 0))
-            return pfo_fail(error, PFO_ERROR_VALUE, names[k], -1, "expected none: the call has no such input");
-        pfo_status status =
-            k < 4 ? pfo_linear_check_out(&args->in, outputs[k], names[k], k == 1 ? 1 : 2, shapes[k], real, error)
-                  : pfo_linear_check_rows_out(&args->in, outputs[k], names[k], l->hidden_size, real, error);
-        for (int v = 0; status == PFO_OK && v < VECTOR_COUNT; v++)
-            status = pfo_check_disjoint(outputs[k], names[k], vectors[v], vector_names[v], error);
-        for (int other = 0; status == PFO_OK && other < k; other++)
-            if (pfo_present(outputs[other]))
-                status = pfo_check_disjoint(outputs[k], names[k], outputs[other], names[other], error);
-        if (status == PFO_OK) status = pfo_check_disjoint(outputs[k], names[k], &args->kept, "kept", error);
-        if (status != PFO_OK) return status;
-    }
-    if (!present) return pfo_fail(error, PFO_ERROR_MISSING, "grad_hidden", -1, "expected at least one gradient");
-    if (!pfo_present(&args->kept)) return PFO_OK;
-    const int64_t shape[2] = {l->live, l->vocab};
-    return pfo_linear_check_out(&args->in, &args->kept, "kept", 2, shape, real, error);
-}
-
 static void run_span(job *j, int64_t first, int64_t count)
 {
     pfo_linear *l = &j->l;
@@ -373,13 +305,12 @@ pfo_status pfo_linear_token_logps_grad(const pfo_linear_token_logps_grad_args *a
     job j;
     memset(&j, 0, sizeof j);
     j.args = args;
-    const pfo_view *vectors[VECTOR_COUNT] = {&args->lse, &args->entropy, &args->grad_logps, &args->grad_entropy,
-                                             &args->grad_lse};
     pfo_status status = pfo_linear_check(&j.l, &args->in, error);
-    if (status == PFO_OK) status = check_vectors(args, vectors, error);
-    if (status == PFO_OK) status = check_outputs(args, &j.l, vectors, error);
+    if (status == PFO_OK) status = pfo_check_linear_token_logps_grad(args, j.l.live, 0, error);
     if (status != PFO_OK) return status;
-    for (int k = 0; k < VECTOR_COUNT; k++) {
+    const pfo_view *vectors[PFO_LINEAR_VECTORS];
+    pfo_linear_vectors(args, vectors);
+    for (int k = 0; k < PFO_LINEAR_VECTORS; k++) {
         j.vector_dtypes[k] = vectors[k]->dtype;
         if (pfo_present(vectors[k])) j.vectors[k] = pfo_walk_leading(vectors[k], 0);
     }

@@ -1,8 +1,10 @@
-/* The fused linear op's workspace: how tokens and vocabulary are cut so that it fits the limit, and its memory. */
+/* The fused linear op's workspace: what a call is about, how tokens and vocabulary are cut so that it fits the limit,
+ * and its memory. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "../core/dtype.h"
+#include "checks.h"
 #include "linear.h"
 
 #define DEFAULT_LIMIT ((int64_t)64 << 20)
@@ -11,6 +13,47 @@
 #define ENOUGH_BUFFER ((int64_t)16 << 20) /* bytes of a [tokens, columns] buffer: fresh pages cost more than spans */
 #define WHOLE_TILE 512  /* OpenBLAS is within 2 % of its best at 512 x 512 (Zen 1, 2026-11-27), 6 % below at 256 */
 #define ENOUGH_TILES 16 /* work for this many threads before tiles are made larger */
+
+/* ---- the call --------------------------------------------------------------------------------------------------- */
+
+pfo_status pfo_linear_check(pfo_linear *l, const pfo_linear_inputs *in, pfo_error *error)
+{
+    memset(l, 0, sizeof *l);
+    pfo_status status = pfo_check_linear_inputs(in, error);
+    if (status != PFO_OK) return status;
+    l->vocab = in->weight.shape[0];
+    l->vocab_start = in->vocab_start;
+    l->vocab_total = in->vocab_total ? in->vocab_total : l->vocab;
+    status = pfo_check_label_values(&in->labels, l->vocab_total, in->ignore_index, &l->live, error);
+    if (status != PFO_OK) return status;
+    l->kernels = pfo_kernels_now(error);
+    if (!l->kernels) return PFO_ERROR_ISA;
+    l->wide = in->hidden.dtype == PFO_F64;
+    l->real_size = l->wide ? 8 : 4;
+    l->tokens = pfo_leading_size(&in->labels, 0);
+    l->hidden_size = in->hidden.shape[in->hidden.ndim - 1];
+    l->rank = pfo_present(&in->lora_a) ? in->lora_a.shape[0] : 0;
+    l->scale = (pfo_linear_scale){in->logit_scale, in->softcap, in->temperature};
+    l->has_transform = pfo_present(&in->bias) || in->logit_scale != 1.0 || in->softcap > 0.0 || in->temperature != 1.0;
+    l->hidden = pfo_walk_leading(&in->hidden, 1);
+    l->hidden_dtype = in->hidden.dtype;
+    l->weight = &in->weight;
+    l->bias = pfo_present(&in->bias) ? &in->bias : NULL;
+    l->lora_a = l->rank > 0 ? &in->lora_a : NULL;
+    l->lora_b = l->rank > 0 ? &in->lora_b : NULL;
+    return PFO_OK;
+}
+
+pfo_status pfo_linear_live(const pfo_linear_inputs *in, int64_t *live, pfo_error *error)
+{
+    pfo_linear l;
+    pfo_clear(error);
+    const pfo_status status = pfo_linear_check(&l, in, error);
+    if (status == PFO_OK) *live = l.live;
+    return status;
+}
+
+/* ---- the cuts --------------------------------------------------------------------------------------------------- */
 
 /* Bytes that a workspace of these spans takes. */
 typedef struct cost {
