@@ -21,6 +21,9 @@ DTYPES = {name: code for code, name in enumerate(("none", *_FLOATS, *_INTEGERS, 
 OPERATIONS = {
     "pfo_cuda_token_logps": True,
     "pfo_cuda_token_logps_grad": True,
+    "pfo_cuda_linear_token_logps": True,
+    "pfo_cuda_linear_token_logps_grad": True,
+    "pfo_cuda_row_states_finish": False,
 }
 
 

@@ -100,6 +100,8 @@ PFO_API pfo_status pfo_cuda_sequence_logps_grad(const pfo_sequence_logps_args *a
  * neither 0 nor 1, ...): NaN in every float output, 0 in the others. */
 PFO_API pfo_status pfo_cuda_loss(const pfo_loss_args *args, const pfo_cuda_call *call, pfo_error *error);
 
+#include "prefopt_cuda_linear.h"
+
 #ifdef __cplusplus
 }
 #endif

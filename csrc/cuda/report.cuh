@@ -15,6 +15,7 @@ enum ReportKind {
     REPORT_CU_SEQLENS,
     REPORT_MASK,
     REPORT_NORMALIZER,
+    REPORT_NUM_TOKENS, /* the index is the number that would do */
     REPORT_GRAD_LOSSES,
     REPORT_LOSS_INPUT /* + the field of the input */
 };

@@ -164,6 +164,9 @@ static pfo_status check_device(int device, uint64_t *report, pfo_error *error)
     if (kind == pfo::REPORT_LABELS)
         return pfo_fail(error, PFO_ERROR_LABEL, "labels", index,
                         "expected ignore_index or 0 <= label < vocab, got another value at index %lld", index);
+    if (kind == pfo::REPORT_NUM_TOKENS)
+        return pfo_fail(error, PFO_ERROR_VALUE, "num_tokens", index,
+                        "expected at least %lld, the number of labels that are not ignored", index);
     return pfo_fail(error, PFO_ERROR_VALUE, argument_of(kind), index, "got a value out of its range at index %lld",
                     index);
 }

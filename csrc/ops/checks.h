@@ -57,8 +57,8 @@ enum pfo_pair_grad_vector {
 void pfo_pair_grad_vectors(const pfo_pair_token_stats_grad_args *args, const pfo_view *vectors[PFO_PAIR_GRAD_VECTORS]);
 pfo_status pfo_check_pair_token_stats_grad(const pfo_pair_token_stats_grad_args *args, pfo_error *error);
 
-/* The fused linear op.  Inputs first, all but the values of labels; then outputs, of inputs that passed.  kept_rows: how
- * many rows `kept` has to have.  weight_alike: grad_weight may also have the dtype of weight. */
+/* The fused linear op.  Inputs first, all but the values of labels; then outputs, of inputs that passed.
+ * kept_rows: how many rows `kept` has to have.  weight_alike: grad_weight may also have the dtype of weight. */
 pfo_status pfo_check_linear_inputs(const pfo_linear_inputs *in, pfo_error *error);
 void pfo_linear_outputs(const pfo_linear_token_logps_args *args, const pfo_view *outputs[PFO_TOKEN_OUTPUTS]);
 pfo_status pfo_check_linear_token_logps(const pfo_linear_token_logps_args *args, int64_t kept_rows, pfo_error *error);
@@ -75,8 +75,8 @@ void pfo_linear_vectors(const pfo_linear_token_logps_grad_args *args, const pfo_
 pfo_status pfo_check_linear_token_logps_grad(const pfo_linear_token_logps_grad_args *args, int64_t kept_rows,
                                              int weight_alike, pfo_error *error);
 
-/* An output [..., last] of a dtype: its leading shape that of labels, C contiguous, apart from the inputs.  last < 0: no
- * last axis. */
+/* An output [..., last] of a dtype: its leading shape that of labels, C contiguous, apart from the inputs.
+ * last < 0: no last axis. */
 pfo_status pfo_check_linear_rows_out(const pfo_linear_inputs *in, const pfo_view *out, const char *name, int64_t last,
                                      int32_t dtype, pfo_error *error);
 /* An output of the given shape, C contiguous, apart from the inputs. */

@@ -137,7 +137,10 @@ pfo_status pfo_check_linear_out(const pfo_linear_inputs *in, const pfo_view *out
     pfo_view like = pfo_view_none();
     like.ndim = ndim;
     memcpy(like.shape, shape, (size_t)ndim * sizeof shape[0]);
-    const int sets = dtype == PFO_I64 ? PFO_SET_INTEGER : dtype == PFO_BOOL ? PFO_SET_BOOL : PFO_SET_FLOAT;
+    const int half = dtype == PFO_F16 || dtype == PFO_BF16;
+    const int sets = dtype == PFO_I64    ? PFO_SET_INTEGER
+                     : dtype == PFO_BOOL ? PFO_SET_BOOL
+                                         : PFO_SET_FLOAT | half * PFO_SET_LOGITS;
     pfo_status status = pfo_check_array(out, name, sets, error);
     if (status == PFO_OK) status = pfo_check_dtype_is(out, name, dtype, error);
     if (status == PFO_OK) status = pfo_check_leading(out, name, &like, 0, "the call", error);

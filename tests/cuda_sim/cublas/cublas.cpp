@@ -6,6 +6,7 @@
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <vector>
 
 #include <cuda_bf16.h>
@@ -70,6 +71,16 @@ void write(void *data, cudaDataType type, int64_t index, float value)
     case CUDA_R_16BF: static_cast<__nv_bfloat16 *>(data)[index] = __float2bfloat16_rn(value); break;
     default: static_cast<float *>(data)[index] = value; break;
     }
+}
+
+/* What TF32 keeps of a float, ten bits behind the point: cut off, the worst that hardware does. */
+float cut_to_tf32(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits &= 0xffffe000u;
+    memcpy(&value, &bits, sizeof bits);
+    return value;
 }
 
 /* `lines` lines of `depth` floats: the rows of op(A), the columns of op(B). transposed: a line is a stored column. */
@@ -152,8 +163,12 @@ int cublasGemmEx(void *handle, int op_a, int op_b, int m, int n, int k, const vo
     if (!types || !computes) {
         return refuse(NOT_SUPPORTED, "types %d, %d, %d with compute type %d", a_type, b_type, c_type, compute);
     }
-    const std::vector<float> left = gather(a, a_type, lda, m, k, op_a != OP_N);
-    const std::vector<float> right = gather(b, b_type, ldb, n, k, op_b == OP_N);
+    std::vector<float> left = gather(a, a_type, lda, m, k, op_a != OP_N);
+    std::vector<float> right = gather(b, b_type, ldb, n, k, op_b == OP_N);
+    if (compute == COMPUTE_32F_FAST_TF32) {
+        for (float &value : left) value = cut_to_tf32(value);
+        for (float &value : right) value = cut_to_tf32(value);
+    }
     const float scale = *static_cast<const float *>(alpha), keep = *static_cast<const float *>(beta);
     for (int64_t column = 0; column < n; column++) {
         for (int64_t row = 0; row < m; row++) {
