@@ -1,4 +1,4 @@
-"""Fixtures shared by every test: isa, dtype, threads, rng. Markers: peers, gpu, nightly."""
+"""Fixtures shared by every test: isa, dtype, threads, rng. Markers: peers, gpu, nightly, cuda_sim."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from support import DTYPES, Dtype
 MARKERS = {
     "peers": "runs another project's own code (torch, TRL, Liger) beside ours",
     "gpu": "needs a CUDA device",
+    "cuda_sim": "builds kernels for the simulated GPU; runs only when asked for with -m cuda_sim",
     "nightly": "exhaustive or slow; runs only when asked for with -m nightly",
 }
 
@@ -29,12 +30,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "nightly" in (config.getoption("-m") or ""):
-        return
-    skip = pytest.mark.skip(reason="nightly: run with -m nightly")
-    for item in items:
-        if item.get_closest_marker("nightly"):
-            item.add_marker(skip)
+    for marker in ("nightly", "cuda_sim"):
+        if marker in (config.getoption("-m") or ""):
+            continue
+        skip = pytest.mark.skip(reason=f"{marker}: run with -m {marker}")
+        for item in items:
+            if item.get_closest_marker(marker):
+                item.add_marker(skip)
 
 
 @pytest.fixture(params=prefopt.isas())

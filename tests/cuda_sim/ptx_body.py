@@ -32,7 +32,7 @@ MEMORY = re.compile(
     + TYPE
 )
 ATOMIC = re.compile(
-    r"(?P<what>atom|red)\.(?P<space>global|shared)\."
+    r"(?P<what>atom|red)(?:\.relaxed(?:\.gpu)?)?\.(?P<space>global|shared)\."
     r"(?P<op>add|min|max|and|or|xor|exch|inc|cas)\.(?P<type>[bus](?:32|64))"
 )
 # Instructions without a destination.

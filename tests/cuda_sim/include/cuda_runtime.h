@@ -21,6 +21,9 @@
 
 #define PFO_CUDA_SIM 1
 
+/* Said to nvcc only; the PTX run checks a launch against it. */
+#define __launch_bounds__(...)
+
 #include "cuda_sim/engine.h"
 #include "cuda_sim/math.h"
 #include "cuda_sim/memory.h"
@@ -34,14 +37,23 @@ extern const dim3 blockDim;
 extern const dim3 gridDim;
 static constexpr int warpSize = 32;
 
-#if !defined(__launch_bounds__)
-#define __launch_bounds__(...)
-#endif
-
 /* A variable of the device is one of the host. */
 template <typename T> inline cudaError_t cudaGetSymbolAddress(void **address, const T &symbol)
 {
     return cudaGetSymbolAddress(address, static_cast<const void *>(&symbol));
+}
+
+/* NVIDIA's templates of these names are for nvcc only. */
+template <typename Kernel>
+inline cudaError_t cudaFuncSetAttribute(Kernel *kernel, cudaFuncAttribute attribute, int value)
+{
+    return ::cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), attribute, value);
+}
+template <typename Kernel>
+inline cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, Kernel *kernel, int threads, size_t bytes)
+{
+    return ::cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks, reinterpret_cast<const void *>(kernel), threads,
+                                                           bytes);
 }
 
 /* As NVIDIA's: the arguments are converted to the kernel's parameter types here, and each thread gets copies. */

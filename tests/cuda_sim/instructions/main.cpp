@@ -1,5 +1,5 @@
-/* Runs every operation of operations.inc over inputs that are the same everywhere, and writes the results to a file: for
- * each, its bytes one after the other. Standard output says what is where: name, result type, ulps, elements. */
+/* Runs every operation of operations.inc over inputs that are the same everywhere, and writes the results to a file:
+ * for each, its bytes one after the other. Standard output says what is where: name, result type, ulps, elements. */
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>

@@ -1,5 +1,5 @@
-/* Float instructions, by name as in integers.h. IEEE arithmetic in the mode that the name says, denormals kept unless it
- * says .ftz; approximate ones are the exact function's rounding, moved by cuda_sim::approximate(). */
+/* Float instructions, by name as in integers.h. IEEE arithmetic in the mode that the name says, denormals kept unless
+ * it says .ftz; approximate ones are the exact function's rounding, moved by cuda_sim::approximate(). */
 #ifndef CUDA_SIM_PTX_FLOATS_H
 #define CUDA_SIM_PTX_FLOATS_H
 

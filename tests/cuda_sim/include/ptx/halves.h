@@ -22,6 +22,17 @@ struct bf16 {
     static constexpr u16 nan = 0x7fff;
 };
 
+/* a * b + c in one rounding: the product is exact in double; the sum is rounded to odd there (an inexact one ends in a
+ * 1 bit), so that the second rounding, to far fewer bits, cannot meet a tie that was none. */
+template <typename H> u16 fused(u16 a, u16 b, u16 c)
+{
+    const f64 product = H::widen(a) * H::widen(b), addend = H::widen(c), sum = product + addend;
+    if (sum != sum) return H::nan;
+    const f64 part = sum - product, error = (product - (sum - part)) + (addend - part);
+    u64 bits = bit_cast<u64>(sum);
+    if (error != 0 && error == error && !(bits & 1)) bits += (error > 0) == (sum > 0) ? 1 : u64(-1);
+    return H::round(bit_cast<f64>(bits));
+}
 template <typename H> u16 sum(u16 a, u16 b)
 {
     const f64 result = H::widen(a) + H::widen(b); /* exact, or far below a tie */
@@ -80,6 +91,12 @@ CUDA_SIM_PTX_HALF(f16)
 CUDA_SIM_PTX_HALF(bf16)
 #undef CUDA_SIM_PTX_HALF
 #undef CUDA_SIM_PTX_PAIRED
+
+/* sm_80 adds and multiplies bfloat16 pairs by this. */
+inline u32 fma_rn_bf16x2(u32 a, u32 b, u32 c)
+{
+    return pair_of(fused<bf16>(low(a), low(b), low(c)), fused<bf16>(high(a), high(b), high(c)));
+}
 
 } // namespace ptx
 

@@ -66,6 +66,7 @@ CUDA_SIM_PTX_SIGNED(s64)
 #define CUDA_SIM_PTX_WIDE(T, W)                                \
     inline W mul_wide_##T(T a, T b) { return W(W(a) * W(b)); } \
     inline W mad_wide_##T(T a, T b, W c) { return add_##W(mul_wide_##T(a, b), c); }
+CUDA_SIM_PTX_WIDE(u16, u32)
 CUDA_SIM_PTX_WIDE(s32, s64)
 CUDA_SIM_PTX_WIDE(u32, u64)
 #undef CUDA_SIM_PTX_WIDE

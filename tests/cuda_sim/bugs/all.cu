@@ -1,0 +1,21 @@
+/* Every fault in one unit, since a compiler's start is most of its time; and what main.cpp calls. */
+#include "barrier_after_exit.cu"
+#include "cross_block_race.cu"
+#include "divergent_barrier.cu"
+#include "divergent_shuffle.cu"
+#include "fence_before_write.cu"
+#include "global_out_of_bounds.cu"
+#include "lane_outside_mask.cu"
+#include "misaligned_hinted_load.cu"
+#include "misaligned_vector.cu"
+#include "missing_barrier_raw.cu"
+#include "missing_barrier_war.cu"
+#include "missing_fence.cu"
+#include "missing_syncwarp.cu"
+#include "order_of_arrival.cu"
+#include "shared_out_of_bounds.cu"
+#include "uninitialised_shared.cu"
+#include "wrong_leading_dimension.cu"
+#include "wrong_shuffle_mask.cu"
+
+const Bug *first_bug() { return Bug::first(); }

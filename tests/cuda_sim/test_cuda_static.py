@@ -1,0 +1,161 @@
+"""The gates on machine code find what they should, on listings by hand and on nvcc's own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "tools"))
+
+import cuda_static
+import sass
+from cuda_budgets import Budget
+
+SAMPLES = ("grad.cu", "linear.cu", "rows.cu")
+
+
+def listing(*lines: str) -> str:
+    """cuobjdump's form of a function, an instruction every 16 bytes."""
+    body = "".join(
+        f"        /*{16 * i:04x}*/          {line} ;  /* 0x0 */\n" for i, line in enumerate(lines)
+    )
+    return f"\tcode for sm_90\n\t\tFunction : kernel\n{body}"
+
+
+def loops_of(*lines: str) -> list[tuple[int, dict[int, int]]]:
+    ((architecture, name, code),) = sass.functions(listing(*lines))
+    assert (architecture, name, len(code)) == ("90", "kernel", len(lines))
+    return [(loop.instructions, loop.loads) for loop in sass.innermost_loops(code)]
+
+
+def test_a_loop_and_what_it_loads() -> None:
+    assert loops_of(
+        "MOV R1, c[0x0][0x28]",
+        "LDG.E.128 R4, desc[UR4][R2.64]",  # 0x10
+        "LDG.E.EF.U16 R8, desc[UR4][R2.64+0x10]",
+        "LDG.E R8, desc[UR4][R2.64+0x20]",
+        "LDS.128 R8, [R3]",
+        "@!P0 BRA 0x10",
+        "EXIT",
+        "BRA 0x70",  # padding: a branch to itself
+    ) == [(5, {128: 1, 16: 1, 32: 1})]
+
+
+def test_only_innermost_loops_count() -> None:
+    assert loops_of(
+        "MOV R1, R2",
+        "IADD3 R1, R1, 0x1, RZ",  # 0x10: the outer loop
+        "LDG.E.64 R4, desc[UR4][R2.64]",  # 0x20: the inner one
+        "@P0 BRA 0x20",
+        "@P1 BRA 0x10",
+        "EXIT",
+    ) == [(2, {64: 1})]
+
+
+def test_code_out_of_line_makes_no_loop() -> None:
+    """A warp that diverged goes far ahead and comes back: nothing repeats."""
+    assert (
+        loops_of(
+            "BRA.DIV UR4, 0x40",
+            "SHFL.BFLY PT, R4, R3, 0x1, 0x1f",  # 0x10
+            "LDG.E R4, desc[UR4][R2.64]",
+            "EXIT",
+            "MOV R5, R6",  # 0x40
+            "BRA 0x10",
+        )
+        == []
+    )
+
+
+def row(**changes: int) -> cuda_static.Row:
+    values = {"registers": 32, "shared_bytes": 0, "occupancy": 100, "loop_instructions": 128}
+    return cuda_static.Row("k", 90, **(values | {"loop_loads": 1, "narrow_loops": 0} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "loops", "budget", "words"),
+    [
+        ({}, [sass.Loop(9, {128: 1})], Budget("k", instructions={90: 16.0}), ""),
+        ({}, [sass.Loop(9, {128: 1})], Budget("k", instructions={90: 15.9}), "16.0 instructions"),
+        ({}, [sass.Loop(9, {128: 1})], Budget("k", element_bytes=4, instructions={90: 31}), "32.0"),
+        ({"loop_loads": 0}, [], Budget("k", instructions={90: 9}), "no loop with 128-bit loads"),
+        ({"narrow_loops": 1}, [], Budget("k"), "1 loops load less"),
+        ({"narrow_loops": 1}, [], Budget("k", narrow_loops=1), ""),
+        ({}, [sass.Loop(9, {128: 1, 16: 1})], Budget("k"), "narrower ones too"),
+    ],
+)
+def test_gates(changes: dict[str, int], loops: list[sass.Loop], budget: Budget, words: str) -> None:
+    wrong = cuda_static.gate(row(**changes), loops, budget)
+    assert len(wrong) == (words != "")
+    assert all(words in text for text in wrong)
+
+
+def test_differences_from_the_accepted_table() -> None:
+    accepted = cuda_static._table_of([row()])
+    assert cuda_static.compare([row()], accepted) == []
+    assert cuda_static.compare([row(registers=33)], accepted) == [
+        "k sm_90: registers 32 -> 33 (worse)"
+    ]
+    assert cuda_static.compare([row(occupancy=75)], accepted) == [
+        "k sm_90: occupancy 100 -> 75 (worse)"
+    ]
+    assert "better" in cuda_static.compare([row(registers=31)], accepted)[0]
+    assert cuda_static.compare([], accepted) == ["k sm_90: gone"]
+    assert cuda_static.compare([row()], {}) == ["k sm_90: new"]
+
+
+# ---- with nvcc ---------------------------------------------------------------------------------------
+
+FAULTS = {
+    "spills": """
+__global__ void __launch_bounds__(1024, 2) k(const float *x, float *y) {
+    float a[64];
+    for (int i = 0; i < 64; i++) a[i] = x[i * 1024 + threadIdx.x];
+    for (int r = 0; r < 3; r++)
+        for (int i = 0; i < 64; i++) a[i] = a[(i + 1) % 64] * a[i] + a[(i + 7) % 64];
+    for (int i = 0; i < 64; i++) y[i * 1024 + threadIdx.x] = a[i];
+}""",
+    "local memory": """
+__global__ void k(const int *x, int *y) {
+    int a[32] = {};
+    for (int i = 0; i < 64; i++) a[x[i] & 31] += i;
+    y[threadIdx.x] = a[threadIdx.x & 31];
+}""",
+    "double": """
+__global__ void k(const float *x, float *y) { y[threadIdx.x] = x[threadIdx.x] * 0.1; }""",
+    "warning": """
+__global__ void k(float *y) { int unused; y[threadIdx.x] = 1; }""",
+}
+
+
+@pytest.mark.cuda_sim
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_compiler_refuses(fault: str, tmp_path: Path) -> None:
+    source = tmp_path / "fault.cu"
+    source.write_text(FAULTS[fault])
+    with pytest.raises(cuda_static.Failure, match="nvcc gives warnings or errors"):
+        cuda_static.compile_source(str(source))
+
+
+@pytest.mark.cuda_sim
+def test_samples_within_their_budgets() -> None:
+    """And outside of tighter ones."""
+    sources = [f"tests/cuda_sim/samples/{name}" for name in SAMPLES]
+    loose = (
+        Budget(r"lse_\w+<float>", narrow_loops=4, element_bytes=4, instructions={90: 8}),
+        Budget(r"lse_\w+<.*>", narrow_loops=4, instructions={90: 8}),
+        Budget(r"grad_row<.*>", threads=128, narrow_loops=2),
+        Budget(r"fold_tile", threads=128, narrow_loops=4),
+    )
+    rows, wrong = cuda_static.check(sources, loose)
+    assert wrong == []
+    assert len(rows) == 13 * 5
+    assert all(0 < r.registers < 64 and 0 < r.occupancy <= 100 for r in rows)
+    assert {r.shared_bytes for r in rows if r.kernel.startswith("lse_block")} == {64}
+    # float's loops count as well with two bytes an element, and stay below.
+    tight = (Budget(r"lse_\w+<.*>", narrow_loops=4, instructions={90: 4}), *loose[2:])
+    _, wrong = cuda_static.check(sources, tight)
+    assert len(wrong) == 6
+    assert all("instructions an element" in text for text in wrong)
