@@ -145,13 +145,13 @@ pfo_status pfo_linear_live(const pfo_linear_inputs *in, int64_t *live, pfo_error
 static pfo_status check_contiguous(const pfo_view *out, const char *name, pfo_error *error)
 {
     int64_t step = pfo_dtype_size(out->dtype);
+    if (pfo_leading_size(out, 0) == 0) return PFO_OK; /* strides of nothing mean nothing */
     for (int32_t axis = out->ndim - 1; axis >= 0; axis--) {
         if (out->shape[axis] > 1 && out->strides_bytes[axis] != step)
             return pfo_fail(error, PFO_ERROR_STRIDE, name, -1,
                             "expected a C-contiguous array, got stride %lld on axis %d",
                             (long long)out->strides_bytes[axis], (int)axis);
         step *= out->shape[axis];
-        if (out->shape[axis] == 0) return PFO_OK;
     }
     return PFO_OK;
 }
