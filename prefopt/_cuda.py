@@ -90,6 +90,7 @@ class Library:
             raise error.exception()
 
 
+@functools.cache
 def _path() -> str | None:
     """The library's file: what PREFOPT_CUDA_LIB names, or the package's own if it was built."""
     if named := os.environ.get("PREFOPT_CUDA_LIB"):

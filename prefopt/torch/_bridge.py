@@ -21,13 +21,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from prefopt import _core
+from prefopt import _core, _cuda
 
 HUGE_GRADIENT_BYTES = 64 << 20
 
 _ORDINARY_TYPES = (Tensor, torch.nn.Parameter)
 _forced_plain = False
 _forced_operators = False
+_forced_cuda = False
 
 
 # Private to torch, hence looked up with a default: where they are gone, every call takes the
@@ -48,7 +49,10 @@ def runs_directly(*tensors: Tensor) -> bool:
         return False
     if _dispatch_depth() or _functorch_top() is not None:
         return False
-    return all(type(tensor) in _ORDINARY_TYPES and tensor.is_cpu for tensor in tensors)
+    return all(
+        type(tensor) in _ORDINARY_TYPES and (tensor.is_cpu or runs_cuda(tensor))
+        for tensor in tensors
+    )
 
 
 @contextmanager
@@ -73,9 +77,29 @@ def force_operators() -> Iterator[None]:
         _forced_operators = before
 
 
+@contextmanager
+def force_cuda() -> Iterator[None]:
+    """Give CPU tensors to the CUDA library, which has to be the simulated one. For tests."""
+    global _forced_cuda
+    if not _cuda.library().is_simulated:
+        raise RuntimeError(f"{_cuda.library().path} is no simulated GPU: set PREFOPT_CUDA_LIB")
+    before, _forced_cuda = _forced_cuda, True
+    try:
+        yield
+    finally:
+        _forced_cuda = before
+
+
+def runs_cuda(tensor: Tensor) -> bool:
+    """True when the CUDA library reads this tensor."""
+    if tensor.is_cpu:
+        return _forced_cuda
+    return tensor.is_cuda and not _forced_plain and bool(_cuda.cuda_available())
+
+
 def runs_plain(tensor: Tensor) -> bool:
-    """True when the C kernels cannot read this tensor: another device, or a test forces it."""
-    return _forced_plain or not tensor.is_cpu
+    """True when no kernels can read this tensor: another device, or a test forces it."""
+    return _forced_plain or not (tensor.is_cpu or runs_cuda(tensor))
 
 
 def result_dtype(dtype: torch.dtype) -> torch.dtype:

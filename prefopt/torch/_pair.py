@@ -16,7 +16,7 @@ from torch import Tensor
 from prefopt import _core
 from prefopt._pair import PAIR_STATS, wanted_stats
 
-from . import _plain_pair
+from . import _cuda, _plain_pair
 from ._bridge import (
     as_array,
     contiguous_rows,
@@ -28,6 +28,7 @@ from ._bridge import (
     refuse_transforms,
     refuse_vmap,
     result_dtype,
+    runs_cuda,
     runs_directly,
     runs_plain,
     wide_dtype,
@@ -71,6 +72,10 @@ def _forward(
         )
         results[2:_FIRST_STAT] = [each.to(wide_dtype(policy)) for each in results[2:_FIRST_STAT]]
         return results
+    if runs_cuda(policy):
+        return _cuda.pair_token_stats(
+            policy, ref, labels, ignore_index, temperature, perturbation, names
+        )
     arrays = _core.pair_token_stats(
         as_array(policy),
         as_array(ref),
@@ -99,8 +104,9 @@ def _backward(
     temperature: float,
 ) -> Tensor:
     policy, ref = contiguous_rows(policy_logits), contiguous_rows(ref_logits)
-    if runs_plain(policy):
-        return _plain_pair.pair_token_stats_grad(
+    if runs_plain(policy) or runs_cuda(policy):
+        form: Any = _plain_pair if runs_plain(policy) else _cuda
+        gradient: Tensor = form.pair_token_stats_grad(
             policy,
             ref,
             labels,
@@ -113,6 +119,7 @@ def _backward(
             ignore_index,
             temperature,
         )
+        return gradient
     gradient = empty_gradient(policy)
     _core.pair_token_stats_grad(
         as_array(policy),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from prefopt import _core
 
+from . import _cuda
 from ._bridge import (
     as_array,
     optional_array,
@@ -23,6 +24,7 @@ from ._bridge import (
     refuse_transforms,
     refuse_vmap,
     result_dtype,
+    runs_cuda,
     runs_directly,
     runs_plain,
     wide_dtype,
@@ -99,6 +101,8 @@ def _forward(
 ) -> Tensor:
     if runs_plain(logps):
         return _plain_forward(logps, mask, cu_seqlens, average, normalizer)
+    if runs_cuda(logps):
+        return _cuda.sequence_logps(logps, mask, cu_seqlens, average, normalizer)
     arrays = (optional_array(each) for each in (mask, cu_seqlens, normalizer))
     mask_array, cuts, lengths = arrays
     return torch.from_numpy(
@@ -116,6 +120,8 @@ def _backward(
 ) -> Tensor:
     if runs_plain(grad):
         return _plain_backward(grad, shape, mask, cu_seqlens, average, normalizer)
+    if runs_cuda(grad):
+        return _cuda.sequence_logps_grad(grad, shape, mask, cu_seqlens, average, normalizer)
     gradient = torch.empty(tuple(shape), dtype=grad.dtype)
     arrays = (optional_array(each) for each in (mask, cu_seqlens, normalizer))
     mask_array, cuts, lengths = arrays

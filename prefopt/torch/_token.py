@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prefopt import _core
 
-from . import _plain
+from . import _cuda, _plain
 from ._bridge import (
     as_array,
     contiguous_rows,
@@ -30,6 +30,7 @@ from ._bridge import (
     refuse_transforms,
     refuse_vmap,
     result_dtype,
+    runs_cuda,
     runs_directly,
     runs_plain,
     wide_dtype,
@@ -74,6 +75,8 @@ def _forward(
         results = _plain.token_logps(logits, labels, ignore_index, temperature, stats.split())
         results[1] = results[1].to(wide_dtype(logits))
         return results
+    if runs_cuda(logits):
+        return _cuda.token_logps(logits, labels, ignore_index, temperature, stats.split(), wide_lse)
     arrays = _core.token_logps(
         as_array(logits),
         as_array(labels),
@@ -100,8 +103,9 @@ def _backward(
     logits = contiguous_rows(logits)
     if grad_logps is None and grad_entropy is None and grad_lse is None:
         return torch.zeros_like(logits, memory_format=torch.contiguous_format)
-    if runs_plain(logits):
-        return _plain.token_logps_grad(
+    if runs_plain(logits) or runs_cuda(logits):
+        form: Any = _plain if runs_plain(logits) else _cuda
+        gradient: Tensor = form.token_logps_grad(
             logits,
             labels,
             lse,
@@ -112,6 +116,7 @@ def _backward(
             ignore_index,
             temperature,
         )
+        return gradient
     gradient = empty_gradient(logits)
     _core.token_logps_grad(
         as_array(logits),
