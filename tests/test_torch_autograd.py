@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import subprocess
 import sys
@@ -13,19 +12,17 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from torch_ways import WAYS, parameters  # noqa: E402
+
+import prefopt  # noqa: E402
 from prefopt import torch as prefopt_torch  # noqa: E402
 from prefopt.torch import _bridge, _token  # noqa: E402
 
 STATS = ("entropy", "correct", "mean_logit", "max_logit", "lse2")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-WAYS = {
-    "direct": contextlib.nullcontext,
-    "operators": _bridge.force_operators,
-    "plain": _bridge.force_plain,
-}
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=parameters("direct", "operators", "plain"))
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     """The test runs through the autograd.Function, through the torch.library operators, and in
     plain torch.
@@ -293,13 +290,13 @@ def test_bad_input(way: str, case: str) -> None:
 
 @pytest.mark.parametrize("label", [-1, 33, 10**9])
 def test_label_out_of_range(way: str, label: int) -> None:
-    """The kernels raise and name the index; the plain form, which cannot look, gives NaN and no
-    gradient.
+    """The kernels of the CPU raise and name the index; the plain form and a GPU, which do not look
+    before they run, give NaN and no gradient, and of a GPU cuda_check tells.
     """
     logits, labels = make(torch.float32)
     logits.requires_grad_()
     labels[1, 2] = label
-    if way != "plain":
+    if way in ("direct", "operators"):
         with pytest.raises(ValueError, match=r"labels.*7"):
             prefopt_torch.token_logps(logits, labels)
         return
@@ -308,6 +305,10 @@ def test_label_out_of_range(way: str, label: int) -> None:
     result.sum().backward()
     assert not logits.grad[1, 2].any()
     assert logits.grad[0, 0].any()
+    if way == "cuda":
+        with pytest.raises(ValueError, match=r"labels.*7"):
+            prefopt.cuda_check()
+        prefopt.cuda_check()
 
 
 def test_large_gradients_ask_for_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:

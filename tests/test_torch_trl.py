@@ -4,7 +4,6 @@ it is installed.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -13,19 +12,15 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from torch_ways import WAYS, parameters  # noqa: E402
+
 from prefopt import torch as prefopt_torch  # noqa: E402
-from prefopt.torch import _bridge  # noqa: E402
 
 NAMES = ("selective_log_softmax", "entropy_from_logits", "selective_log_softmax_and_entropy")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-WAYS = {
-    "direct": contextlib.nullcontext,
-    "operators": _bridge.force_operators,
-    "plain": _bridge.force_plain,
-}
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=parameters("direct", "operators", "plain"))
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     with WAYS[request.param]():
         yield request.param
