@@ -42,6 +42,14 @@ KERNEL_TESTS = (
     "tests/test_token_logps.py",
     "tests/test_token_logps_accuracy.py",
 )
+PAIR_TESTS = ("tests/test_pair_token_stats.py",)
+LINEAR_TESTS = ("tests/test_linear_token_logps.py", "tests/test_linear_token_logps_grad.py")
+TESTS_OF = {  # by how the kernel's file begins
+    "pair_": PAIR_TESTS,
+    "gemm": LINEAR_TESTS,
+    "linear_": LINEAR_TESTS,
+    "widen_": LINEAR_TESTS,
+}
 LOSS_TESTS = ("tests/test_loss_gradients.py", "tests/test_loss_values.py")
 
 # Lines whose change cannot change a result.
@@ -129,14 +137,18 @@ def kernel_targets() -> Iterator[Target]:
         if path.name in ("kernels.inc", "dtype_kernels.inc", "vmath.inc"):
             continue  # the tables, and a loop around simd/vmath.h
         relative = path.relative_to(ROOT).as_posix()
+        tests = next(
+            (t for stem, t in TESTS_OF.items() if path.name.startswith(stem)), KERNEL_TESTS
+        )
         for name, first, last in bodies(path, r"\bK\((\w+)\)\("):
-            yield Target(f"kernel {name}", relative, first, last, KERNEL_TESTS)
-    for relative, pattern in (
-        ("csrc/simd/vmath.h", r"\b(v[fd]_\w+)\("),
-        ("csrc/core/row_state.c", r"\b(\w+)\("),
+            yield Target(f"kernel {name}", relative, first, last, tests)
+    for relative, pattern, tests in (
+        ("csrc/simd/vmath.h", r"\b(v[fd]_\w+)\(", KERNEL_TESTS),
+        ("csrc/core/row_state.c", r"\b(\w+)\(", KERNEL_TESTS),
+        ("csrc/core/pair_state.c", r"\b(\w+)\(", PAIR_TESTS),
     ):
         for name, first, last in bodies(ROOT / relative, pattern):
-            yield Target(name, relative, first, last, KERNEL_TESTS)
+            yield Target(name, relative, first, last, tests)
 
 
 def line_candidates(line: str) -> Iterator[tuple[str, int, str, str]]:
