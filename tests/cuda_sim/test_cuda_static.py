@@ -69,6 +69,25 @@ def test_code_out_of_line_makes_no_loop() -> None:
     )
 
 
+def test_double_precision_is_counted() -> None:
+    ((_, _, code),) = sass.functions(
+        listing(
+            "LDG.E.64 R4, desc[UR4][R2.64]",  # 0x0
+            "FFMA R1, R1, R2, R3",
+            "DFMA R8, R4, R4, R8",
+            "DSETP.GT.AND P1, PT, R8, RZ, PT",
+            "F2F.F64.F32 R6, R1",
+            "F2F.F32.F64 R6, R8",
+            "MUFU.RCP64H R7, R9",
+            "MUFU.EX2 R7, R9",
+            "DEPBAR.LE SB0, 0x0",
+            "@P0 BRA 0x0",
+            "EXIT",
+        )
+    )
+    assert [loop.doubles for loop in sass.innermost_loops(code)] == [5]
+
+
 def row(**changes: int) -> cuda_static.Row:
     values = {"registers": 32, "shared_bytes": 0, "occupancy": 100, "loop_instructions": 128}
     return cuda_static.Row("k", 90, **(values | {"loop_loads": 1, "narrow_loops": 0} | changes))
@@ -84,6 +103,9 @@ def row(**changes: int) -> cuda_static.Row:
         ({"narrow_loops": 1}, [], Budget("k"), "1 loops load less"),
         ({"narrow_loops": 1}, [], Budget("k", narrow_loops=1), ""),
         ({}, [sass.Loop(9, {128: 1, 16: 1})], Budget("k"), "narrower ones too"),
+        ({}, [sass.Loop(9, {128: 1}, doubles=2)], Budget("k"), "2 instructions of double"),
+        ({}, [sass.Loop(9, {128: 1}, doubles=2)], Budget("k", double_precision=True), ""),
+        ({}, [sass.Loop(9, {64: 1}, doubles=2)], Budget("k"), ""),
     ],
 )
 def test_gates(changes: dict[str, int], loops: list[sass.Loop], budget: Budget, words: str) -> None:
