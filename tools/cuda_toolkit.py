@@ -1,6 +1,8 @@
 """Where CUDA's compiler and headers are, and the flags that every compilation of csrc/cuda shares.
 
-    python tools/cuda_toolkit.py    # says where; fails where they are missing
+    python tools/cuda_toolkit.py
+
+says where they are, and fails if they are missing.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ class NotCompiled(Exception):
 
 
 def passes(suite: Suite, how: tuple[str, ...], *, is_mutant: bool = True) -> bool:
-    """Whether one program passes on the copy; the unchanged one has its time, and says what is wrong."""
+    """Whether one program passes on the copy; the unchanged one has time, and says what is wrong."""
     simulate = [sys.executable, "tools/cuda_sim.py"]
     common = ["--sources", suite.sources, "--name", suite.name]
     variant, *program = how
