@@ -90,6 +90,7 @@ def _run(command: Sequence[str], **options: object) -> str:
 
 def compile_source(source: str) -> Path:
     """Machine code of one .cu for every architecture, warnings as errors."""
+    BUILD.mkdir(parents=True, exist_ok=True)
     target = BUILD / (source.replace("/", "__").removesuffix(".cu") + ".fatbin")
     warnings = PTXAS_WARNINGS
     if not any(fnmatch.fnmatch(Path(source).name, pattern) for pattern in DOUBLE_PRECISION):
@@ -165,6 +166,7 @@ def measure(fatbin: Path) -> tuple[list[Row], dict[str, list[sass.Loop]]]:
 
 def set_occupancies(rows: Sequence[Row], budgets: Sequence[Budget]) -> None:
     """By NVIDIA's calculator, a header for the host."""
+    BUILD.mkdir(parents=True, exist_ok=True)
     program = BUILD / "occupancy"
     command = ["g++", "-std=c++17", "-MMD", "-MF", str(program.with_suffix(".d"))]
     command += ["-isystem", str(cuda_toolkit.include()), "tools/cuda_occupancy.cpp"]
@@ -237,7 +239,6 @@ def check(
     sources: Sequence[str], budgets: Sequence[Budget] = BUDGETS
 ) -> tuple[list[Row], list[str]]:
     """The table, and what is wrong with it."""
-    BUILD.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     wrong: list[str] = []
     with ThreadPoolExecutor(2) as pool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import filecmp
 import os
 import random
 import re
@@ -130,12 +131,24 @@ def choose(suite: Suite, seed: int, count: int | None, only: str) -> list[Mutant
     return chosen
 
 
+def copy_if_changed(source: str, target: str) -> str:
+    """Contents that differ get a time of their own, so that what was built from a mutant is old."""
+    if not os.path.exists(target) or not filecmp.cmp(source, target, shallow=False):
+        shutil.copyfile(source, target)
+    return target
+
+
 def prepare() -> None:
     """Copy what the simulation is built from and tested with, the built package included."""
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("csrc", "tools", "prefopt", "tests"):
-        shutil.copytree(ROOT / name, TREE / name, dirs_exist_ok=True, ignore=ignored)
-    shutil.copy2(ROOT / "pyproject.toml", TREE)
+        shutil.copytree(
+            *(ROOT / name, TREE / name),
+            dirs_exist_ok=True,
+            ignore=ignored,
+            copy_function=copy_if_changed,
+        )
+    copy_if_changed(str(ROOT / "pyproject.toml"), str(TREE / "pyproject.toml"))
 
 
 class NotCompiled(Exception):

@@ -130,35 +130,38 @@ def test_differences_from_the_accepted_table() -> None:
 
 # ---- with nvcc ---------------------------------------------------------------------------------------
 
+# What nvcc or ptxas says, and a source of which it says that.
 FAULTS = {
-    "spills": """
-__global__ void __launch_bounds__(1024, 2) k(const float *x, float *y) {
+    "Registers are spilled": """
+__global__ void __launch_bounds__(1024) k(const float *x, float *y) {
     float a[64];
     for (int i = 0; i < 64; i++) a[i] = x[i * 1024 + threadIdx.x];
     for (int r = 0; r < 3; r++)
         for (int i = 0; i < 64; i++) a[i] = a[(i + 1) % 64] * a[i] + a[(i + 7) % 64];
     for (int i = 0; i < 64; i++) y[i * 1024 + threadIdx.x] = a[i];
 }""",
-    "local memory": """
+    "Local memory used": """
 __global__ void k(const int *x, int *y) {
     int a[32] = {};
     for (int i = 0; i < 64; i++) a[x[i] & 31] += i;
     y[threadIdx.x] = a[threadIdx.x & 31];
 }""",
-    "double": """
+    "Double precision": """
 __global__ void k(const float *x, float *y) { y[threadIdx.x] = x[threadIdx.x] * 0.1; }""",
-    "warning": """
+    "was declared but never referenced": """
 __global__ void k(float *y) { int unused; y[threadIdx.x] = 1; }""",
 }
 
 
 @pytest.mark.cuda_sim
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_compiler_refuses(fault: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", FAULTS)
+def test_the_compiler_refuses(words: str, tmp_path: Path, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(cuda_static, "BUILD", tmp_path)
     source = tmp_path / "fault.cu"
-    source.write_text(FAULTS[fault])
+    source.write_text(FAULTS[words])
     with pytest.raises(cuda_static.Failure, match="nvcc gives warnings or errors"):
         cuda_static.compile_source(str(source))
+    assert words.lower() in capfd.readouterr().err.lower()
 
 
 @pytest.mark.cuda_sim
