@@ -163,7 +163,8 @@ def test_using_isa_nests() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["sse9", "AVX2 ", "", "neon" if "neon" not in prefopt.isas() else "avx512"]
+    "name",
+    ["sse9", "AVX2 ", "", "neon" if "neon" not in prefopt.isas() else "avx512"],
 )
 def test_unknown_isa_names_the_valid_ones(name: str) -> None:
     outside = _core.isa()
@@ -175,9 +176,9 @@ def test_unknown_isa_names_the_valid_ones(name: str) -> None:
     assert _core.isa() == outside
 
 
-@pytest.mark.parametrize("name", [None, 5, b"avx2", ["avx2"]], ids=repr)
-def test_isa_of_the_wrong_type(name: object) -> None:
-    with pytest.raises((ValueError, TypeError)), prefopt.using_isa(name):  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", [None, 5, b"avx2", ["avx2"], "scalar\0", "\ud800"], ids=repr)
+def test_isa_that_is_no_name(name: object) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"^isa: "), prefopt.using_isa(name):  # type: ignore[arg-type]
         raise AssertionError("entered")
 
 
