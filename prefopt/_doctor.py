@@ -45,7 +45,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _chosen_isa() -> tuple[str | None, str | None]:
+def chosen_isa() -> tuple[str | None, str | None]:
     """(row that kernels run, problem): a bad PREFOPT_ISA raises at the first kernel call."""
     try:
         return _core.isa(), None
@@ -56,7 +56,7 @@ def _chosen_isa() -> tuple[str | None, str | None]:
 def collect() -> dict[str, Any]:
     """Return everything ``doctor`` says as a dict that json.dumps takes."""
     build = dict(_core.build_info())
-    chosen, problem = _chosen_isa()
+    chosen, problem = chosen_isa()
     usable = list(prefopt.isas())
     cuda = prefopt.cuda_available()
     available_cpus = (

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,71 @@ def test_a_worker_that_fails_is_reported(
         assert not cell.exists()
     finally:
         (run / "s0-base.npy").write_bytes(good)
+
+
+def test_a_damaged_token_cache_is_made_again(finished: Path, pairs_file: Path) -> None:
+    cache = next((finished / "cache").glob("tokens-*.npz"))
+    good, before = cache.read_bytes(), (finished / "results.csv").read_bytes()
+    for damaged in (b"", good[:1000]):
+        cache.write_bytes(damaged)
+        assert main(["--data", str(pairs_file), "--out", str(finished), *OPTIONS]) == 0
+        assert cache.stat().st_size == len(good)
+        assert (finished / "results.csv").read_bytes() == before
+
+
+def test_a_damaged_cell_is_named(
+    finished: Path, pairs_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cell = next(finished.glob("runs/*/cells/*.json"))
+    good = cell.read_bytes()
+    try:
+        for damaged in (b"", good[:100]):
+            cell.write_bytes(damaged)
+            assert main(["--data", str(pairs_file), "--out", str(finished), *OPTIONS]) == 2
+            last = capfd.readouterr().err.splitlines()[-1]
+            assert last.startswith(f"prefopt study: {cell}: damaged")
+    finally:
+        cell.write_bytes(good)
+
+
+def test_a_training_that_diverges_is_one_line(
+    finished: Path, pairs_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """IPO's target 1 / (2 beta), squared, is beyond any number at this beta: exit code 1."""
+    options = ["--methods", "ipo", "--scenarios", "base", "--sizes", "8", "--seeds", "0"]
+    options += ["--beta", "1e-300", "--data", str(pairs_file), "--out", str(finished)]
+    assert main(options) == 1
+    error = capfd.readouterr().err
+    assert "Traceback" not in error
+    assert error.splitlines()[-1].startswith("prefopt study: base-ipo-n8-s0: training diverged")
+
+
+def test_a_worker_whose_parent_is_gone_is_silent(finished: Path) -> None:
+    """It ends at its next message; nothing of it is seen on the terminal."""
+    setup = {
+        "folder": str(next((finished / "runs").iterdir())),
+        "token_file": str(next((finished / "cache").glob("tokens-*.npz"))),
+        "training": asdict(PRESETS["quick"].training),
+    }
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "prefopt.study.worker"],
+        env=dict(os.environ) | {"PYTHONPATH": str(Path(prefopt.__file__).parents[1])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdin.write(json.dumps(setup) + "\n")
+    worker.stdin.flush()
+    assert json.loads(worker.stdout.readline()) == {"event": "done"}
+    worker.stdout.close()
+    worker.stdin.write(json.dumps({"kind": "text"}) + "\n")
+    worker.stdin.flush()
+    assert worker.wait(60) == 1
+    assert worker.stderr is not None
+    assert worker.stderr.read() == ""
 
 
 def test_sizes_beyond_the_data_become_the_whole_set() -> None:

@@ -6,9 +6,13 @@ import argparse
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+
+from prefopt._doctor import chosen_isa
 
 from .atomic import write_json, write_text
 from .bpe import Bpe, load_merges
@@ -170,6 +174,9 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 def _run(options: argparse.Namespace) -> int:
     began = time.perf_counter()
+    problem = chosen_isa()[1]
+    if problem is not None:
+        raise StudyError(problem)
     plan = plan_of(options)
     data = load_user_file(options.data, options.skip_bad_rows) if options.data else load_shipped()
     _make_folder(options.out / "cache")
@@ -229,7 +236,8 @@ def _tokens(cache: Path, data: StudyData) -> tuple[Path, Encoded]:
     """The encoded data, from the cache where it is there."""
     path = cache / f"tokens-{encoded_digest(data, MERGES_FILE)}.npz"
     if path.exists():
-        return path, load_encoded(path)
+        with suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):  # made again
+            return path, load_encoded(path)
     encoded = encode(Bpe(load_merges(MERGES_FILE)), data)
     save_encoded(path, encoded)
     return path, encoded

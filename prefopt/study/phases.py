@@ -26,6 +26,7 @@ from .atomic import replace_file, write_json
 from .bpe import Bpe, load_merges
 from .config import Cell, Training
 from .data import MERGES_FILE
+from .errors import StudyError
 from .model import WindowModel
 from .ngram import NgramModel, triples_of
 from .score import PairScores, PairSums, kl_from_start, pair_sums, sample, score_pairs
@@ -209,6 +210,11 @@ def text_baselines(bench: Workbench) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object that write_json wrote."""
-    value = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StudyError(
+            f"{path}: damaged ({error}); delete it and its task is done again"
+        ) from None
     assert isinstance(value, dict)
     return value
