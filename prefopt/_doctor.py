@@ -53,22 +53,25 @@ def chosen_isa() -> tuple[str | None, str | None]:
         return None, str(error)
 
 
+def usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else (os.cpu_count() or 1)
+
+
 def collect() -> dict[str, Any]:
     """Return everything ``doctor`` says as a dict that json.dumps takes."""
     build = dict(_core.build_info())
     chosen, problem = chosen_isa()
     usable = list(prefopt.isas())
     cuda = prefopt.cuda_available()
-    available_cpus = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )
     return {
         "prefopt": prefopt.__version__,
         "location": os.path.dirname(os.path.abspath(prefopt.__file__)),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "cpus": available_cpus,
+        "cpus": usable_cpus(),
         "isa": {
             "known": str(build["isas"]).split(),
             "usable": usable,

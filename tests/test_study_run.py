@@ -101,7 +101,8 @@ def test_sft_lowers_the_nll_of_chosen_answers(finished: Path) -> None:
 def test_the_report_stands_alone(finished: Path) -> None:
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") > 6
-    for word in ("no signal", "chance", "longer answer wins", "1  SFT, then align", "+ KTO"):
+    words = ("no signal", "chance", "Longer answer wins", "1  SFT, then align", "+ KTO")
+    for word in (*words, "loss of the start model"):
         assert word in page
     for outside in ("http://", "https://", "<script", "<link", "src="):
         assert outside not in page

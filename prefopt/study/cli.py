@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from prefopt._doctor import chosen_isa
+from prefopt._doctor import chosen_isa, usable_cpus
 
 from .atomic import write_json, write_text
 from .bpe import Bpe, load_merges
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         "--preset",
         choices=tuple(PRESETS),
         default="quick",
-        help="quick: about a minute on 2 cores; full: about 20 minutes, a larger model, more sizes "
+        help="quick: about a minute on 2 cores; full: about half an hour, a larger model, more sizes "
         "and seeds (default: %(default)s)",
     )
     methods = ",".join(METHODS)
@@ -195,9 +195,10 @@ def _run(options: argparse.Namespace) -> int:
         folder / "config.json",
         {"training": asdict(training), "data": data.name, "digest": data.digest()},
     )
-    jobs = options.jobs or min(MOST_JOBS, _usable_cpus())
+    jobs = options.jobs or min(MOST_JOBS, usable_cpus())
     answer_tokens = (train.chosen.tokens + train.rejected.tokens) / (2 * len(train))
-    tasks = tasks_of(plan, folder, base_text(encoded, 1).tokens, answer_tokens)
+    base_tokens = base_text(encoded, 1, training.base_text_tokens).tokens
+    tasks = tasks_of(plan, folder, base_tokens, answer_tokens)
     progress = progress_for()
     try:
         resumed = run_tasks(tasks, folder, token_file, training, jobs, progress)
@@ -241,11 +242,6 @@ def _tokens(cache: Path, data: StudyData) -> tuple[Path, Encoded]:
     encoded = encode(Bpe(load_merges(MERGES_FILE)), data)
     save_encoded(path, encoded)
     return path, encoded
-
-
-def _usable_cpus() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else (os.cpu_count() or 1)
 
 
 def _print_end(study: Study, out: Path, pngs: list[str] | None) -> None:

@@ -64,7 +64,7 @@ class Workbench:
     def make_base(self, seed: int, report: Report) -> None:
         """The pretrained model, from random weights."""
         training = self.training
-        text = corpus.base_text(self.encoded, training.model.context)
+        text = corpus.base_text(self.encoded, training.model.context, training.base_text_tokens)
         unigram = NgramModel(triples_of(text), training.model.vocab).unigram()
         model = WindowModel.initial(training.model, seed, unigram.astype(np.float32))
         began = time.perf_counter()
@@ -73,7 +73,7 @@ class Workbench:
             text,
             learning_rate=training.base_learning_rate,
             epochs=training.base_epochs,
-            batch_tokens=training.text_batch_tokens,
+            batch_tokens=training.base_batch_tokens,
             seed=seed,
             progress=report,
         )
@@ -90,7 +90,7 @@ class Workbench:
             corpus.answers(side, training.model.context, training.answer_tokens),
             learning_rate=training.tune_learning_rate,
             epochs=training.tune_epochs,
-            batch_tokens=training.text_batch_tokens,
+            batch_tokens=training.tune_batch_tokens,
             seed=seed,
             progress=report,
         )
@@ -196,7 +196,7 @@ def _as_json(scores: PairScores) -> dict[str, Any]:
 def text_baselines(bench: Workbench) -> dict[str, Any]:
     """NLL of the n-gram baselines on the text that the start models are scored on, nats a token."""
     training = bench.training
-    text = corpus.base_text(bench.encoded, training.model.context)
+    text = corpus.base_text(bench.encoded, training.model.context, training.base_text_tokens)
     heldout = corpus.heldout_text(bench.encoded, training.model.context, training.text_tokens)
     ngrams = NgramModel(triples_of(text), training.model.vocab)
     triples = triples_of(heldout)
