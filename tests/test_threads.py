@@ -331,12 +331,21 @@ def test_control_word(isa: str, threads: int, name: str, flush: bool, upward: bo
     few = -rng.random((3, 50)).astype(name)
 
     def everything() -> list[np.ndarray]:
-        forward = prefopt.token_logps(logits, labels, temperature=1.7, stats=ALL)
-        grad = prefopt.token_logps_grad(
-            logits, labels, forward.lse, grad_logps=upstream, temperature=1.7
-        )
-        results = [value for value in forward if value is not None]
-        return [*results, grad, prefopt.sequence_logps(few, average=True)]
+        results: list[np.ndarray] = []
+        for temperature in (1.7, 0.7):  # the inverse of only the second rounds to another double
+            forward = prefopt.token_logps(logits, labels, temperature=temperature, stats=ALL)
+            results += [value for value in forward if value is not None]
+            grad = prefopt.token_logps_grad(
+                logits, labels, forward.lse, grad_logps=upstream, temperature=temperature
+            )
+            results.append(grad)
+        state = prefopt.RowState.read(logits[1, :777], 5)
+        state = state.merge(prefopt.RowState.read(logits[1, 777:], 5, first_vocab=777))
+        results.append(np.array(list(state.finish().values())))
+        results.append(prefopt.sequence_logps(few, average=True))
+        results.append(np.array(prefopt.kto_kl(few[0], few[1])))
+        loss = prefopt.dpo_loss(few[0], few[1], few[1], few[2], return_grads=True)
+        return [*results, *loss, *loss.grads.values()]
 
     want = everything()
     environment = FloatEnvironment()
