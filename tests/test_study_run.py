@@ -12,11 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import prefopt
 from prefopt.study import data, main
 from prefopt.study.config import PRESETS, Cell, Plan, fingerprint, training_from_dict
+from prefopt.study.results import versions
 
 TRAIN, HELDOUT = 120, 40  # text enough for the base model to leave the unigram behind
 OPTIONS = ["--sizes", "8,16", "--seeds", "0", "--methods", "dpo,kto,cpo", "--scenarios", "sft,base"]
@@ -85,6 +87,12 @@ def test_results_json_says_what_was_run(finished: Path) -> None:
     assert whole["data"]["heldout_pairs"] == HELDOUT
     assert 0.0 <= whole["data"]["longer_wins"]["low"] <= whole["data"]["longer_wins"]["high"] <= 1.0
     assert {start["start"] for start in whole["start_models"]} == {"base", "sft"}
+
+
+def test_versions_of_a_numpy_that_only_prints_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1.24, the oldest that is taken, knows no mode="dicts"."""
+    monkeypatch.setattr(np, "show_config", lambda: None)
+    assert versions()["blas"] == "unknown"
 
 
 def test_the_base_model_is_below_the_unigram(finished: Path) -> None:

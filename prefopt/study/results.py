@@ -249,6 +249,9 @@ def _isa() -> str:
 
 
 def _blas() -> str:
-    config: Any = np.show_config(mode="dicts")
+    try:
+        config: Any = np.show_config(mode="dicts")
+    except TypeError:  # NumPy 1.24 prints it only
+        return "unknown"
     blas = config.get("Build Dependencies", {}).get("blas", {})
     return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()
