@@ -45,7 +45,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _chosen_isa() -> tuple[str | None, str | None]:
+def chosen_isa() -> tuple[str | None, str | None]:
     """(row that kernels run, problem): a bad PREFOPT_ISA raises at the first kernel call."""
     try:
         return _core.isa(), None
@@ -53,22 +53,25 @@ def _chosen_isa() -> tuple[str | None, str | None]:
         return None, str(error)
 
 
+def usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else (os.cpu_count() or 1)
+
+
 def collect() -> dict[str, Any]:
     """Return everything ``doctor`` says as a dict that json.dumps takes."""
     build = dict(_core.build_info())
-    chosen, problem = _chosen_isa()
+    chosen, problem = chosen_isa()
     usable = list(prefopt.isas())
     cuda = prefopt.cuda_available()
-    available_cpus = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )
     return {
         "prefopt": prefopt.__version__,
         "location": os.path.dirname(os.path.abspath(prefopt.__file__)),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "cpus": available_cpus,
+        "cpus": usable_cpus(),
         "isa": {
             "known": str(build["isas"]).split(),
             "usable": usable,
