@@ -11,6 +11,7 @@ from typing import Any
 
 import prefopt
 from prefopt import _core
+from prefopt._blas import ensure_loaded
 
 INTEGRATIONS = (
     "numpy",
@@ -23,8 +24,7 @@ INTEGRATIONS = (
     "matplotlib",
     "rich",
 )
-ENVIRONMENT = ("PREFOPT_ISA", "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_WAIT_POLICY")
-BLAS_ABSENT = "none: the fused linear kernels, which will carry their own, are not in this release"
+ENVIRONMENT = ("PREFOPT_ISA", "PREFOPT_BLAS", "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_WAIT_POLICY")
 
 
 def _version(distribution: str) -> str | None:
@@ -51,6 +51,14 @@ def chosen_isa() -> tuple[str | None, str | None]:
         return _core.isa(), None
     except ValueError as error:
         return None, str(error)
+
+
+def _blas() -> str:
+    """What multiplies in the linear op, which raises at its first call for a bad PREFOPT_BLAS."""
+    try:
+        return ensure_loaded()
+    except (OSError, ValueError) as error:
+        return f"none: PREFOPT_BLAS: {error}"
 
 
 def usable_cpus() -> int:
@@ -83,7 +91,7 @@ def collect() -> dict[str, Any]:
         "compiler": f"{build['compiler']} {build['compiler_version']}",
         "flags": build["flags"],
         "sanitize": build["sanitize"],
-        "blas": BLAS_ABSENT,
+        "blas": _blas(),
         "cuda": {"available": cuda.available, "reason": cuda.reason},
         "integrations": {name: _version(name) for name in INTEGRATIONS},
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
