@@ -8,14 +8,17 @@
 set -u
 cd "$(dirname "$0")/.."
 OUT=${OUT:-build/gpu}
+TOTAL=${TOTAL:-285} # seconds
 PYTHON=${PYTHON:-python3}
 mkdir -p "$OUT"
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
 # section NAME SECONDS COMMAND...: runs it with a limit, its output to a log, a line to the summary
 section() {
-    local name=$1 limit=$2 begin=$SECONDS
+    local name=$1 limit=$2 begin=$SECONDS left=$((TOTAL - SECONDS))
     shift 2
+    [ "$limit" -le "$left" ] || limit=$left
+    [ "$limit" -ge 15 ] || { echo "$name: no time left" | tee -a "$OUT/summary.txt"; return; }
     timeout -k 5 "$limit" "$@" >"$OUT/$name.log" 2>&1
     local code=$?
     printf '%-10s exit %3d in %3d s\n' "$name" "$code" $((SECONDS - begin)) | tee -a "$OUT/summary.txt"
@@ -37,7 +40,7 @@ build() {
 
 # What the forward and the backward reach of the memory's speed, by the hardware's own counters.
 profile() {
-    ncu --clock-control none --kernel-name regex:'fold_rows|grad_rows' --launch-skip 4 --launch-count 4 \
+    ncu --clock-control none --kernel-name regex:'fold_rows|grad_rows' --launch-skip 3 --launch-count 3 \
         --section SpeedOfLight --section MemoryWorkloadAnalysis --section LaunchStats --section Occupancy \
         --section WarpStateStats "$PYTHON" benchmarks/token_logps_cuda.py --profile
 }
@@ -52,9 +55,9 @@ export PYTHON
 for name in ${*:-build tests bench profile memcheck}; do
     case $name in
     build) TAIL=30 section build 150 bash -c build ;;
-    tests) TAIL=30 section tests 150 "$PYTHON" -m pytest -q -p no:cacheprovider -m gpu tests/gpu --maxfail=40 --tb=short ;;
-    bench) TAIL=90 section bench 110 "$PYTHON" benchmarks/token_logps_cuda.py --json "$OUT/bench.json" ;;
-    profile) section profile 60 bash -c profile ;;
+    tests) TAIL=30 section tests 120 "$PYTHON" -m pytest -q -p no:cacheprovider -m gpu tests/gpu --maxfail=40 --tb=short ;;
+    bench) TAIL=90 section bench 120 "$PYTHON" benchmarks/token_logps_cuda.py --json "$OUT/bench.json" ;;
+    profile) section profile 50 bash -c profile ;;
     memcheck) section memcheck 60 bash -c memcheck ;;
     *) echo "unknown section $name" ;;
     esac
