@@ -17,6 +17,7 @@ import gc
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ sys.path.append(str(Path(__file__).parent.parent))
 import prefopt
 from prefopt import _cuda
 from prefopt import torch as prefopt_torch
+from prefopt._bench_cuda import copy_bandwidth, milliseconds
 
 STATS = ("entropy", "correct", "mean_logit", "max_logit", "lse2")
 
@@ -197,28 +199,6 @@ def _peak(run: Callable[[], Any]) -> int:
     return int(torch.cuda.max_memory_allocated() - before)
 
 
-def _time(ways: list[Way], repeats: int) -> None:
-    for turn in range(repeats):
-        for k in range(len(ways)):
-            way = ways[(k + turn) % len(ways)]
-            way.run()  # leaves the allocator and the caches as the timed run will find them
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            way.run()
-            end.record()
-            end.synchronize()
-            way.samples.append(begin.elapsed_time(end))
-
-
-def copy_bandwidth(repeats: int) -> float:
-    """GB/s of a device-to-device copy of 4 GiB, bytes read and written."""
-    source = torch.empty(1 << 32, dtype=torch.uint8, device="cuda").fill_(1)
-    target = torch.empty_like(source)
-    way = Way("copy", lambda: target.copy_(source))
-    _time([way], repeats)
-    return 2 * source.numel() / statistics.median(way.samples) / 1e6
-
-
 def measure(shape: Shape, copy: float, repeats: int) -> dict[str, Any]:
     """Every way of one shape."""
     rows, vocab, dtype, compiles = shape
@@ -239,7 +219,9 @@ def measure(shape: Shape, copy: float, repeats: int) -> dict[str, Any]:
                 except Exception as problem:  # a peer's failure is a line of the table
                     way.problem = f"{type(problem).__name__}: {str(problem)[:200]}"
         good = [way for way in ways if way.problem is None]
-        _time(good, repeats)
+        samples = milliseconds({way.name: way.run for way in good}, repeats)
+        for way in good:
+            way.samples = samples[way.name]
         lines += [_line(way, size, copy) for way in ways]
         del ways, good
         gc.collect()
@@ -268,6 +250,40 @@ def _line(way: Way, size: int, copy: float) -> dict[str, Any]:
         line |= {"median_ms": median, "minimum_ms": min(way.samples), "gb_s": rate}
         line |= {"share_of_copy": rate / copy, "peak_bytes": way.peak_bytes}
     return line
+
+
+def call_times(calls: int = 200) -> dict[str, float]:
+    """Microseconds a call of work too small to matter, forward and backward: the host's share."""
+    logits = torch.randn(16, 1000, device="cuda", requires_grad=True)
+    labels = torch.randint(0, 1000, (16,), device="cuda")
+    sums = [torch.randn(64, device="cuda", requires_grad=True) for _ in range(2)]
+    refs = [torch.randn(64, device="cuda") for _ in range(2)]
+
+    def dpo_in_torch() -> Any:
+        return -torch.nn.functional.logsigmoid(
+            0.1 * ((sums[0] - sums[1]) - (refs[0] - refs[1]))
+        ).mean()
+
+    bodies: dict[str, Callable[[], Any]] = {
+        "prefopt token_logps": lambda: prefopt_torch.token_logps(logits, labels).logps.sum(),
+        "torch log_softmax + gather": lambda: (
+            torch.log_softmax(logits, -1).gather(-1, labels.unsqueeze(-1)).sum()
+        ),
+        "prefopt dpo_loss": lambda: prefopt_torch.dpo_loss(*sums, *refs).losses.mean(),
+        "torch dpo": dpo_in_torch,
+    }
+    times = {}
+    for name, body in bodies.items():
+        for part, run in (("", body), (" and backward", lambda: body().backward())):  # noqa: B023
+            for _ in range(20):
+                run()
+            torch.cuda.synchronize()
+            begin = time.perf_counter()
+            for _ in range(calls):
+                run()
+            torch.cuda.synchronize()
+            times[name + part] = (time.perf_counter() - begin) / calls * 1e6
+    return times
 
 
 def _print(shape: dict[str, Any]) -> None:
@@ -314,9 +330,12 @@ def main() -> int:
         "library": _cuda.library().build_info(),
         "copy_gb_s": copy,
         "repeats": options.repeats,
+        "call_us": call_times(),
         "shapes": [],
     }
     print(f"{device.name}, torch {torch.__version__}; a copy moves {copy:.0f} GB/s")
+    for name, microseconds in report["call_us"].items():
+        print(f"{name:<40}{microseconds:>9.1f} us a call")
     for shape in QUICK if options.quick else SHAPES:
         report["shapes"].append(measure(shape, copy, options.repeats))
         _print(report["shapes"][-1])

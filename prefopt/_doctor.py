@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import prefopt
-from prefopt import _core
+from prefopt import _core, _cuda
 from prefopt._blas import ensure_loaded
 
 INTEGRATIONS = (
@@ -92,7 +92,11 @@ def collect() -> dict[str, Any]:
         "flags": build["flags"],
         "sanitize": build["sanitize"],
         "blas": _blas(),
-        "cuda": {"available": cuda.available, "reason": cuda.reason},
+        "cuda": {
+            "available": cuda.available,
+            "reason": cuda.reason,
+            "library": library.build_info() if (library := _cuda.opened()) else None,
+        },
         "integrations": {name: _version(name) for name in INTEGRATIONS},
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
     }
@@ -103,6 +107,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     chosen = isa["chosen"] or f"none ({isa['problem']})"
     openmp = "OpenMP" if facts["openmp"] else "no OpenMP: one thread"
     cuda = "available" if facts["cuda"]["available"] else facts["cuda"]["reason"]
+    if facts["cuda"]["library"]:
+        cuda += f"   {facts['cuda']['library']}"
     lines = [
         f"prefopt       {facts['prefopt']}  ({facts['location']})",
         f"python        {facts['python']} on {facts['platform']}",

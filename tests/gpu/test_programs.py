@@ -7,6 +7,7 @@ graphs, compilers, refusals.
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import prefopt  # noqa: E402
 from prefopt import torch as prefopt_torch  # noqa: E402
+from prefopt.__main__ import main  # noqa: E402
 
 STATE = prefopt.cuda_available()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not STATE, reason=f"no CUDA: {STATE.reason}")]
@@ -228,6 +230,15 @@ def test_devices_may_not_mix() -> None:
         prefopt_torch.sequence_logps(logits[..., 0], labels.cpu() != -100)
     with pytest.raises(ValueError, match=r"ref_chosen_logps: expected device cuda:0.*, got cpu"):
         prefopt_torch.dpo_loss(ref[:2], ref[2:], ref[:2].cpu(), ref[2:])
+
+
+def test_bench(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--device", "cuda", "--rows", "40", "--vocab", "6000", "--repeats", "2"]
+    assert main(["bench", *options, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert all(seconds > 0 for seconds in report["median_seconds"].values())
+    assert main(["bench", *options]) == 0
+    assert "prefopt gradient" in capsys.readouterr().out
 
 
 def test_trl_names() -> None:
