@@ -19,11 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import prefopt
-from prefopt import _core, _doctor
+from prefopt import _bench_cuda, _core, _doctor
 
 Array = NDArray[Any]
 
-CUDA_ABSENT = "prefopt bench: --device cuda: no CUDA library: "
 PEER_TOLERANCE = (
     2e-3  # float32 peers with a plain sum over 10^5 terms; a wrong result is far outside
 )
@@ -122,8 +121,7 @@ def _check(variants: list[Variant], want: Array) -> str | None:
 def run(*, rows: int, vocab: int, repeats: int, device: str, as_json: bool) -> int:
     """Time float32 logits [rows, vocab]. Returns 0; 1: a result is wrong; 2: no such device."""
     if device == "cuda":
-        print(CUDA_ABSENT + prefopt.cuda_available().reason, file=sys.stderr)
-        return 2
+        return _bench_cuda.run(rows=rows, vocab=vocab, repeats=repeats, as_json=as_json)
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((rows, vocab), dtype=np.float32) * np.float32(4)
     labels = rng.integers(0, vocab, rows)

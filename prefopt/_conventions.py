@@ -18,8 +18,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 Arrays = dict[str, Any]
 Values = dict[str, float]
 
@@ -58,15 +56,18 @@ class Convention(NamedTuple):
             adapt(self.loss, arrays, values, defaults)
         return arrays, values
 
-    def reward_divisors(self, arrays: Arrays, beta: float) -> tuple[Any, Any] | None:
+    def reward_divisors(
+        self, arrays: Arrays, beta: float, at_least_one: Callable[[Any], Any]
+    ) -> tuple[Any, Any] | None:
         """What prefopt's (chosen, rejected) rewards are divided by to be the project's."""
         if not self.rewards:
             return None
         scale = beta if "unscaled" in self.rewards else 1.0
         if "average" not in self.rewards:
             return scale, scale
-        lengths = (np.asarray(arrays[f"{side}_lengths"]) for side in ("chosen", "rejected"))
-        chosen, rejected = (scale * np.maximum(each, 1) for each in lengths)
+        chosen, rejected = (
+            scale * at_least_one(arrays[f"{side}_lengths"]) for side in ("chosen", "rejected")
+        )
         return chosen, rejected
 
 

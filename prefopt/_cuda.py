@@ -90,6 +90,7 @@ class Library:
             raise error.exception()
 
 
+@functools.cache
 def _path() -> str | None:
     """The library's file: what PREFOPT_CUDA_LIB names, or the package's own if it was built."""
     if named := os.environ.get("PREFOPT_CUDA_LIB"):
@@ -123,15 +124,19 @@ def cuda_available() -> CudaState:
     return _state(_path())
 
 
+def opened() -> Library | None:
+    """The library, whether it can run here or not; None if there is none or it does not open."""
+    path = _path()
+    found = None if path is None else _opened(path)
+    return found if isinstance(found, Library) else None
+
+
 def library() -> Library:
     """The library, where `cuda_available()`; else RuntimeError with its reason."""
-    path = _path()
-    state = _state(path)
-    if not state or path is None:
+    state, found = cuda_available(), opened()
+    if not state or found is None:
         raise RuntimeError(f"prefopt has no CUDA kernels here: {state.reason}")
-    opened = _opened(path)
-    assert isinstance(opened, Library)
-    return opened
+    return found
 
 
 def cuda_check() -> None:

@@ -24,6 +24,11 @@ OPERATIONS = {
     "pfo_cuda_linear_token_logps": True,
     "pfo_cuda_linear_token_logps_grad": True,
     "pfo_cuda_row_states_finish": False,
+    "pfo_cuda_pair_token_stats": True,
+    "pfo_cuda_pair_token_stats_grad": True,
+    "pfo_cuda_sequence_logps": False,
+    "pfo_cuda_sequence_logps_grad": False,
+    "pfo_cuda_loss": True,
 }
 
 
@@ -123,4 +128,67 @@ class TokenLogpsGradArgs(ctypes.Structure):
         *_views("logits labels lse logps entropy grad_logps grad_entropy grad_lse"),
         *_TOKEN_OPTIONS,
         *_views("out"),
+    )
+
+
+class PairTokenStatsArgs(ctypes.Structure):
+    """pfo_pair_token_stats_args."""
+
+    _fields_ = (
+        *_views("policy_logits ref_logits labels"),
+        *_TOKEN_OPTIONS,
+        ("perturbation", ctypes.c_double),
+        *_views("policy_logps ref_logps policy_lse ref_lse ref_policy_kl policy_ref_kl"),
+        *_views("plus_logps minus_logps"),
+    )
+
+
+class PairTokenStatsGradArgs(ctypes.Structure):
+    """pfo_pair_token_stats_grad_args."""
+
+    _fields_ = (
+        *_views("policy_logits ref_logits labels policy_lse ref_lse policy_ref_kl"),
+        *_views("grad_policy_logps grad_ref_policy_kl grad_policy_ref_kl"),
+        *_TOKEN_OPTIONS,
+        *_views("out"),
+    )
+
+
+class SequenceLogpsArgs(ctypes.Structure):
+    """pfo_sequence_logps_args."""
+
+    _fields_ = (
+        *_views("logps mask cu_seqlens normalizer"),
+        ("average", ctypes.c_int32),
+        *_views("out"),
+    )
+
+
+class NamedView(ctypes.Structure):
+    """pfo_named_view."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("view", View))
+
+
+class NamedValue(ctypes.Structure):
+    """pfo_named_value."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("value", ctypes.c_double))
+
+
+class LossArgs(ctypes.Structure):
+    """pfo_loss_args."""
+
+    _fields_ = (
+        ("loss", ctypes.c_char_p),
+        ("inputs", ctypes.POINTER(NamedView)),
+        ("input_count", ctypes.c_int32),
+        ("params", ctypes.POINTER(NamedValue)),
+        ("param_count", ctypes.c_int32),
+        *_views("losses"),
+        ("rewards", ctypes.POINTER(NamedView)),
+        ("reward_count", ctypes.c_int32),
+        ("grads", ctypes.POINTER(NamedView)),
+        ("grad_count", ctypes.c_int32),
+        *_views("grad_losses"),
     )

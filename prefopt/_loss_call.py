@@ -12,7 +12,7 @@ import difflib
 import functools
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -60,6 +60,71 @@ for _info in LIST.values():
         FAMILIES.setdefault(_info.family, []).append(_info)
 
 
+# ---- whose arrays --------------------------------------------------------------------------------
+
+
+class Arrays(Protocol):
+    """What a call does with arrays: NumPy's here, those of a device elsewhere."""
+
+    def take(self, name: str, value: Any, type_: str) -> Any:
+        """A value as an array for an input of that type."""
+
+    def loss(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        params: dict[str, float],
+        grad_losses: Any,
+        wants_grads: bool,
+    ) -> tuple[Any, tuple[Any, ...], Any]:
+        """(losses or None, outputs, gradients by name or None) of a row of the list."""
+
+    def cast(self, array: Any, like: Any) -> Any:
+        """`array` in the dtype of `like`."""
+
+    def total(self, terms: Sequence[tuple[float, Any]]) -> Any:
+        """sum_k weight_k array_k in float64; an array of weight 0 is not looked at."""
+
+    def at_least_one(self, array: Any) -> Any:
+        """max(array, 1)."""
+
+    def number(self, array: Any) -> Any:
+        """An array without axes as a procedure returns it."""
+
+
+class HostArrays:
+    """NumPy arrays, and the C core."""
+
+    def take(self, name: str, value: Any, type_: str) -> Any:
+        return take_array(value, type_)
+
+    def loss(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        params: dict[str, float],
+        grad_losses: Any,
+        wants_grads: bool,
+    ) -> tuple[Any, tuple[Any, ...], Any]:
+        return _core.loss(name, inputs, params, grad_losses, wants_grads)
+
+    def cast(self, array: Any, like: Any) -> Any:
+        return np.asarray(array).astype(like.dtype)
+
+    def total(self, terms: Sequence[tuple[float, Any]]) -> Any:
+        total = sum((w * a.astype(np.float64) for w, a in terms if w != 0), np.float64(0))
+        return total + np.zeros(terms[0][1].shape)
+
+    def at_least_one(self, array: Any) -> Any:
+        return np.maximum(np.asarray(array), 1)
+
+    def number(self, array: Any) -> Any:
+        return float(array)
+
+
+HOST = HostArrays()
+
+
 # ---- one row -------------------------------------------------------------------------------------
 
 
@@ -70,6 +135,7 @@ def evaluate(
     convention: Any,
     grad_losses: Any,
     return_grads: bool,
+    host: Arrays = HOST,
 ) -> AnyLoss:
     """Runs the loss of `info`; an input or parameter that is None or a default is absent."""
     types = {item.name: item.type for item in info.inputs}
@@ -80,33 +146,40 @@ def evaluate(
         if key not in types:
             takes = ", ".join(types)
             raise ValueError(f"{key}: {info.name} does not use it; it takes {takes}")
-        arrays[key] = take_array(value, types[key])
+        arrays[key] = host.take(key, value, types[key])
     values = _take_parameters(info, params)
     chosen = None
     if convention is not None:
         chosen = find_convention(info.name, convention)
         arrays, values = chosen.apply(arrays, values)
-    weights = None if grad_losses is None else take_array(grad_losses)
+    weights = None if grad_losses is None else host.take("grad_losses", grad_losses, "real")
     wanted = weights is not None or bool(return_grads)
-    losses, outputs, grads = _core.loss(info.name, arrays, values, weights, wanted)
+    losses, outputs, grads = host.loss(info.name, arrays, values, weights, wanted)
     result = _result(info, losses, outputs)
     result.grads = grads
-    return result if chosen is None else _with_rewards_of(chosen, info, result, arrays, values)
+    if chosen is None:
+        return result
+    return _with_rewards_of(chosen, info, result, arrays, values, host)
 
 
 def _with_rewards_of(
-    convention: Convention, info: LossInfo, result: AnyLoss, arrays: dict[str, Any], values: Any
+    convention: Convention,
+    info: LossInfo,
+    result: AnyLoss,
+    arrays: dict[str, Any],
+    values: Any,
+    host: Arrays,
 ) -> AnyLoss:
     """The rewards as the project logs them."""
     default = next((p.default for p in info.parameters if p.name == "beta"), 1.0)
-    divisors = convention.reward_divisors(arrays, values.get("beta", default))
+    divisors = convention.reward_divisors(arrays, values.get("beta", default), host.at_least_one)
     if divisors is None:
         return result
     if isinstance(result, UnpairedLoss):
         scaled: AnyLoss = result._replace(rewards=result.rewards / divisors[0])
     else:
-        dtype = result.losses.dtype
-        rewards = [(r / d).astype(dtype) for r, d in zip(result[1:3], divisors, strict=True)]
+        pairs = zip(result[1:3], divisors, strict=True)
+        rewards = [host.cast(reward / divisor, result.losses) for reward, divisor in pairs]
         scaled = PairLoss(result.losses, *rewards)
     scaled.grads = result.grads
     return scaled
@@ -151,15 +224,17 @@ def procedure_type(name: str) -> Any:
     return collections.namedtuple(title, [key for key, _ in info.outputs])
 
 
-def run_procedure(name: str, inputs: Mapping[str, Any], params: Mapping[str, Any]) -> Any:
+def run_procedure(
+    name: str, inputs: Mapping[str, Any], params: Mapping[str, Any], host: Arrays = HOST
+) -> Any:
     """Runs a procedure: a named tuple of its outputs; numbers come as floats."""
     info = LIST[name]
     types = {item.name: item.type for item in info.inputs}
-    arrays = {k: take_array(v, types[k]) for k, v in inputs.items() if v is not None}
-    _, outputs, _ = _core.loss(name, arrays, _take_parameters(info, params), None, False)
+    arrays = {k: host.take(k, v, types[k]) for k, v in inputs.items() if v is not None}
+    _, outputs, _ = host.loss(name, arrays, _take_parameters(info, params), None, False)
     shapes = [shape for _, shape in info.outputs]
     values = [
-        float(value) if shape == "number" else value
+        host.number(value) if shape == "number" else value
         for value, shape in zip(outputs, shapes, strict=True)
     ]
     return procedure_type(name)(*values)
@@ -177,13 +252,14 @@ def call_family(
     grad_losses: Any,
     return_grads: bool,
     loss_weights: Any = None,
+    host: Arrays = HOST,
 ) -> Any:
     """The variant `loss_type` of a family, or for a sequence of them the weighted sum."""
     if isinstance(loss_type, str):
         if loss_weights is not None:
             raise ValueError("loss_weights: expected with a sequence of loss types only")
         info = find(f"{family}.{loss_type}", "loss_type")
-        return evaluate(info, inputs, params, convention, grad_losses, return_grads)
+        return evaluate(info, inputs, params, convention, grad_losses, return_grads, host)
     infos, weights = _take_mixture(family, loss_type, loss_weights)
     given = {key: value for key, value in inputs.items() if value is not None}
     for key, value in (*given.items(), *params.items()):
@@ -205,9 +281,10 @@ def call_family(
                 convention,
                 grad_losses,
                 return_grads,
+                host,
             )
         )
-    return _mixture(parts, weights)
+    return _mixture(parts, weights, host)
 
 
 def _take_mixture(
@@ -229,13 +306,11 @@ def _take_mixture(
     return infos, weights
 
 
-def _mixture(parts: list[Any], weights: list[float]) -> Any:
+def _mixture(parts: list[Any], weights: list[float], host: Arrays) -> Any:
     """sum_k weight_k * losses_k, summed in float64; rewards are those of the first."""
-    dtype = parts[0].losses.dtype
 
-    def combine(arrays: list[tuple[float, Any]]) -> Any:
-        total = sum((w * a.astype(np.float64) for w, a in arrays if w != 0), np.float64(0))
-        return np.asarray(total + np.zeros(arrays[0][1].shape)).astype(dtype)
+    def combine(terms: list[tuple[float, Any]]) -> Any:
+        return host.cast(host.total(terms), parts[0].losses)
 
     losses = combine([(w, part.losses) for w, part in zip(weights, parts, strict=True)])
     result = parts[0]._replace(losses=losses)
@@ -285,9 +360,13 @@ def take_number(name: str, value: Any) -> float:
     """A parameter: a real number, not a bool. Its range is checked in C."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+    unlike = (bool, np.bool_, np.timedelta64)  # NumPy registers a timedelta64 as an integer
+    if isinstance(value, unlike) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number that fits a double") from None
 
 
 def take_text(name: str, value: Any) -> str:

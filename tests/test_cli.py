@@ -72,7 +72,10 @@ def test_doctor_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["isa"]["usable"] == list(prefopt.isas())
     assert facts["isa"]["chosen"] in prefopt.isas()
     assert facts["threads"] == prefopt.get_num_threads()
-    assert facts["cuda"] == {"available": False, "reason": "not built"}
+    state = prefopt.cuda_available()
+    assert facts["cuda"]["available"] is state.available
+    assert facts["cuda"]["reason"] == state.reason
+    assert (facts["cuda"]["library"] is None) == (state.reason == "not built")
     assert facts["integrations"]["numpy"] == np.__version__
 
 
@@ -89,6 +92,27 @@ def test_doctor_reports_a_bad_forced_row() -> None:
     assert result.returncode == 1
     assert "sse9" in result.stdout
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "bench", "study"])
+def test_a_bad_forced_row_is_one_line_and_code_2(command: str, tmp_path: Path) -> None:
+    """Kernels would raise at their first call: said before anything is begun."""
+    result = subprocess.run(
+        [sys.executable, "-m", "prefopt", command],
+        cwd=tmp_path,
+        env={
+            "PREFOPT_ISA": "sse9",
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(Path(prefopt.__file__).resolve().parent.parent),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"prefopt {command}: PREFOPT_ISA: ")
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_check_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,5 +161,8 @@ def test_bench_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bench_on_cuda_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
+    state = prefopt.cuda_available()
+    if state:
+        pytest.skip("there is one: tests/gpu")
     assert main(["bench", "--device", "cuda"]) == 2
-    assert "no CUDA library: not built" in capsys.readouterr().err
+    assert f"no CUDA library: {state.reason}" in capsys.readouterr().err

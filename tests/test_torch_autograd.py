@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import subprocess
 import sys
@@ -13,19 +12,17 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from torch_ways import WAYS, parameters  # noqa: E402
+
+import prefopt  # noqa: E402
 from prefopt import torch as prefopt_torch  # noqa: E402
 from prefopt.torch import _bridge, _token  # noqa: E402
 
 STATS = ("entropy", "correct", "mean_logit", "max_logit", "lse2")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-WAYS = {
-    "direct": contextlib.nullcontext,
-    "operators": _bridge.force_operators,
-    "plain": _bridge.force_plain,
-}
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=parameters("direct", "operators", "plain"))
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     """The test runs through the autograd.Function, through the torch.library operators, and in
     plain torch.
@@ -209,7 +206,7 @@ def test_raw_bfloat16_words() -> None:
         assert torch.equal(
             prefopt_torch.token_logps(words, labels, dtype="bfloat16").logps, expected
         )
-    with pytest.raises(TypeError, match="logits: expected a floating dtype"):
+    with pytest.raises(TypeError, match="logits: expected float16, bfloat16"):
         prefopt_torch.token_logps(logits.view(torch.int16), labels)
     with pytest.raises(TypeError, match="dtype: expected"):
         prefopt_torch.token_logps(logits, labels, dtype="float32")
@@ -243,7 +240,25 @@ BAD = {
         lambda x, y: (x.int(), y),
         {},
         TypeError,
-        "logits: expected a floating dtype",
+        "logits: expected float16, bfloat16, float32 or float64, got torch.int32",
+    ),
+    "8-bit logits": (
+        lambda x, y: (x.to(torch.float8_e4m3fn), y),
+        {},
+        TypeError,
+        "logits: expected float16, bfloat16, float32 or float64, got torch.float8_e4m3fn",
+    ),
+    "sparse logits": (
+        lambda x, y: (x.to_sparse(), y),
+        {},
+        TypeError,
+        "logits: expected a dense tensor, got torch.sparse_coo",
+    ),
+    "sparse labels": (
+        lambda x, y: (x, y.to_sparse()),
+        {},
+        TypeError,
+        "labels: expected a dense tensor",
     ),
     "float labels": (
         lambda x, y: (x, y.float()),
@@ -263,9 +278,11 @@ BAD = {
         lambda x, y: (x[0, 0, 0], y),
         {},
         ValueError,
-        "labels: expected the leading shape",
+        "logits: expected ...., vocab., got a scalar",
     ),
     "temperature 0": (lambda x, y: (x, y), {"temperature": 0.0}, ValueError, "temperature"),
+    "temperature a word": (lambda x, y: (x, y), {"temperature": "1"}, TypeError, "^temperature: "),
+    "temperature True": (lambda x, y: (x, y), {"temperature": True}, TypeError, "^temperature: "),
     "temperature NaN": (lambda x, y: (x, y), {"temperature": math.nan}, ValueError, "temperature"),
     "temperature inf": (lambda x, y: (x, y), {"temperature": math.inf}, ValueError, "temperature"),
     "unknown statistic": (
@@ -291,15 +308,25 @@ def test_bad_input(way: str, case: str) -> None:
         prefopt_torch.token_logps(*change(*make(torch.float32)), **keywords)
 
 
+def test_a_view_that_only_notes_its_sign(way: str) -> None:
+    """The imaginary part of a conjugate is a negated view of memory that holds the opposite."""
+    pairs = torch.randn(5, 33, 2, dtype=torch.float64)
+    labels = torch.arange(5)
+    noted = torch.view_as_complex(pairs).conj().imag
+    assert noted.is_neg()
+    logps = prefopt_torch.token_logps(noted, labels).logps
+    torch.testing.assert_close(logps, prefopt_torch.token_logps(-pairs[..., 1], labels).logps)
+
+
 @pytest.mark.parametrize("label", [-1, 33, 10**9])
 def test_label_out_of_range(way: str, label: int) -> None:
-    """The kernels raise and name the index; the plain form, which cannot look, gives NaN and no
-    gradient.
+    """The kernels of the CPU raise and name the index; the plain form and a GPU, which do not look
+    before they run, give NaN and no gradient, and of a GPU cuda_check tells.
     """
     logits, labels = make(torch.float32)
     logits.requires_grad_()
     labels[1, 2] = label
-    if way != "plain":
+    if way in ("direct", "operators"):
         with pytest.raises(ValueError, match=r"labels.*7"):
             prefopt_torch.token_logps(logits, labels)
         return
@@ -308,6 +335,10 @@ def test_label_out_of_range(way: str, label: int) -> None:
     result.sum().backward()
     assert not logits.grad[1, 2].any()
     assert logits.grad[0, 0].any()
+    if way == "cuda":
+        with pytest.raises(ValueError, match=r"labels.*7"):
+            prefopt.cuda_check()
+        prefopt.cuda_check()
 
 
 def test_large_gradients_ask_for_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:

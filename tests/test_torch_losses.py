@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from torch_ways import WAYS, agree, parameters  # noqa: E402
+
 import prefopt  # noqa: E402
 from prefopt import torch as prefopt_torch  # noqa: E402
-from prefopt.torch import _bridge, _loss_operator  # noqa: E402
+from prefopt.torch import _loss_operator  # noqa: E402
 
-WAYS = {"direct": contextlib.nullcontext, "operators": _bridge.force_operators}
 B = 7
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=parameters("direct", "operators"))
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     with WAYS[request.param]():
         yield request.param
@@ -196,12 +195,12 @@ def test_same_bits_as_numpy(way: str, case: str, dtype: Any) -> None:
     got = getattr(prefopt_torch, name)(**ours, **options)
     assert got._fields == expected._fields
     for mine, other in zip(got, expected, strict=True):
-        np.testing.assert_array_equal(mine.detach().numpy(), other)
+        agree(mine, other, way)
     got.losses.sum().backward()
     # `.grads` names what is differentiable: the two lists agree.
     assert set(expected.grads) == set(given) & _loss_operator.DIFFERENTIABLE
     for key, grad in expected.grads.items():
-        np.testing.assert_array_equal(ours[key].grad.numpy(), grad)
+        agree(ours[key].grad, grad, way)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -12,20 +11,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from torch_ways import WAYS, parameters  # noqa: E402
+
 import prefopt  # noqa: E402
 from prefopt import torch as prefopt_torch  # noqa: E402
 from prefopt._pair import PAIR_STATS  # noqa: E402
-from prefopt.torch import _bridge  # noqa: E402
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-WAYS = {
-    "direct": contextlib.nullcontext,
-    "operators": _bridge.force_operators,
-    "plain": _bridge.force_plain,
-}
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=parameters("direct", "operators", "plain"))
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     with WAYS[request.param]():
         yield request.param
@@ -167,7 +162,7 @@ def test_refusals(way: str) -> None:
         call(policy, ref, labels[:2])
     with pytest.raises(ValueError, match=r"^ref_logits: expected shape .* torch.float64"):
         call(policy, ref.double(), labels)
-    with pytest.raises(TypeError, match=r"^policy_logits: expected a floating dtype"):
+    with pytest.raises(TypeError, match=r"^policy_logits: expected float16, bfloat16"):
         call(policy.int(), ref, labels)
     with pytest.raises(ValueError, match=r"^perturbation: expected a number in"):
         call(policy, ref, labels, perturbation=1.5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,14 +12,14 @@ from row_cases import LOSSES, PROCEDURES, ROWS
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from torch_ways import WAYS, agree, parameters  # noqa: E402
+
 import prefopt  # noqa: E402
 from prefopt import torch as prefopt_torch  # noqa: E402
 from prefopt.torch import _bridge, _loss_operator  # noqa: E402
 
-WAYS = {"direct": contextlib.nullcontext, "operators": _bridge.force_operators}
 
-
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=parameters("direct", "operators"))
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     with WAYS[request.param]():
         yield request.param
@@ -57,17 +56,16 @@ def test_values_and_gradients_are_those_of_numpy(
     assert got._fields == expected._fields
     assert got.losses.requires_grad
     for ours, theirs in zip(got, expected, strict=True):
-        np.testing.assert_array_equal(ours.detach().numpy(), theirs)
-        assert ours.detach().numpy().dtype == theirs.dtype
+        agree(ours, theirs, way)
     assert not any(each.requires_grad for each in got[1:])
     for key in leaves:
-        np.testing.assert_array_equal(inputs[key].grad.numpy(), expected.grads[key])
+        agree(inputs[key].grad, expected.grads[key], way)
     constants = [k for k, v in inputs.items() if isinstance(v, torch.Tensor) and k not in leaves]
     assert all(inputs[key].grad is None for key in constants)
 
 
 @pytest.mark.parametrize("name", PROCEDURES)
-def test_procedures_are_those_of_numpy(name: str) -> None:
+def test_procedures_are_those_of_numpy(name: str, way: str) -> None:
     arrays = row_cases.inputs(name)
     got = prefopt_torch.loss(name, **tensors(arrays))
     expected = row_cases.run(name, arrays)
@@ -75,7 +73,7 @@ def test_procedures_are_those_of_numpy(name: str) -> None:
     for ours, theirs in zip(got, expected, strict=True):
         assert isinstance(ours, torch.Tensor)
         assert not ours.requires_grad
-        np.testing.assert_array_equal(ours.numpy(), theirs)
+        agree(ours, theirs, way)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -150,15 +148,15 @@ def test_mixtures_and_conventions(way: str) -> None:
     got = prefopt_torch.dpo_loss(**inputs, **tensors(lengths), **options)
     got.losses.sum().backward()
     expected = prefopt.dpo_loss(**arrays, **lengths, **options, return_grads=True)
-    np.testing.assert_array_equal(got.losses.detach().numpy(), expected.losses)
-    np.testing.assert_array_equal(policy.grad.numpy(), expected.grads["policy_chosen_logps"])
+    agree(got.losses, expected.losses, way)
+    agree(policy.grad, expected.grads["policy_chosen_logps"], way)
     single = prefopt_torch.dpo_loss(**inputs, loss_type=["hinge"])
     expected = prefopt.dpo_loss(**arrays, loss_type="hinge")
-    np.testing.assert_array_equal(single.losses.detach().numpy(), expected.losses)
+    agree(single.losses, expected.losses, way)
     named = prefopt_torch.loss("dpo.sigmoid", **inputs, convention="nemo-rl-7ea279a")
     expected = prefopt.loss("dpo.sigmoid", **arrays, convention="nemo-rl-7ea279a")
     for ours, theirs in zip(named, expected, strict=True):
-        np.testing.assert_array_equal(ours.detach().numpy(), theirs)
+        agree(ours, theirs, way)
     for call, message in (
         (lambda: prefopt_torch.dpo_loss(**inputs, loss_type="sigmod"), "did you mean sigmoid"),
         (lambda: prefopt_torch.dpo_loss(**inputs, convention="trl"), "has no convention 'trl'"),

@@ -13,19 +13,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from torch_ways import WAYS, parameters  # noqa: E402
+
 import prefopt  # noqa: E402
 from prefopt import torch as prefopt_torch  # noqa: E402
 from prefopt.torch import _bridge  # noqa: E402
 
-WAYS = {
-    "direct": contextlib.nullcontext,
-    "operators": _bridge.force_operators,
-    "plain": _bridge.force_plain,
-}
 CUTS = [0, 3, 3, 4, 12]
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=parameters("direct", "operators", "plain"))
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     with WAYS[request.param]():
         yield request.param

@@ -12,20 +12,17 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from torch_ways import WAYS, parameters  # noqa: E402
+
 import prefopt  # noqa: E402
 from prefopt import torch as prefopt_torch  # noqa: E402
 from prefopt.torch import _bridge  # noqa: E402
 
 STATS = ("entropy", "correct", "mean_logit", "max_logit", "lse2")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-WAYS = {
-    "direct": contextlib.nullcontext,
-    "operators": _bridge.force_operators,
-    "plain": _bridge.force_plain,
-}
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=parameters("direct", "operators", "plain"))
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     """The test runs through the autograd.Function, through the torch.library operators, and in
     plain torch.

@@ -16,12 +16,28 @@ class Budget:
     threads: int = 256  # of a block, for the occupancy
     narrow_loops: int = 0  # loops of heads and tails, which load less than 128 bits
     element_bytes: int = 2
+    double_precision: bool = False  # in loops of 128-bit loads
     # Instructions an element of the loop that loads most, by architecture (75, 80, ...).
     instructions: dict[int, float] = field(default_factory=dict)
 
 
-# The first row that matches counts.
-BUDGETS: tuple[Budget, ...] = ()
+_BANDWIDTH = {80: 25.0, 90: 17.0}  # of a forward's loop, for a bfloat16; a float has twice as long
 
-# Sources that may use double precision, as loss formulas do: names in csrc/cuda.
-DOUBLE_PRECISION: tuple[str, ...] = ()
+# The first row that matches counts.
+BUDGETS = (
+    # The one narrow loop looks for the maximum's first place, in the chunk that has it.
+    Budget(r"pfo::fold_rows<double, .*>", narrow_loops=1, element_bytes=8, double_precision=True),
+    Budget(
+        r"pfo::fold_rows<float, .*>",
+        narrow_loops=1,
+        element_bytes=4,
+        instructions={sm: 2 * limit for sm, limit in _BANDWIDTH.items()},
+    ),
+    Budget(r"pfo::fold_rows<.*>", narrow_loops=1, instructions=_BANDWIDTH),
+    # A thread a row: over the parts of the row, in double precision.
+    Budget(r"pfo::finish_rows<.*>", threads=64, narrow_loops=1),
+)
+
+# Sources that may use double precision outside such loops, as row states and loss formulas do: names
+# in csrc/cuda.
+DOUBLE_PRECISION = ("token_logps*.cu", "pair_token_stats*.cu", "sequence_logps.cu", "loss*.cu")

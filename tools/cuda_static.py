@@ -5,9 +5,10 @@
 nvcc makes code for every architecture with its warnings, and ptxas's of spills, local memory and
 double precision, as errors. cuobjdump's listing of it then gives, for each kernel, registers, shared
 memory, occupancy, and the loop that loads most. Gates (tools/cuda_budgets.py): a loop that loads 128
-bits at a time loads nothing narrower; loops that load less are as few as allowed; instructions an
-element stay within the budget. The table is compared with benchmarks/results/cuda_static.json, the
-last that was accepted; --accept writes it. Nothing here says how fast anything is.
+bits at a time loads nothing narrower and has no double precision; loops that load less are as few as
+allowed; instructions an element stay within the budget. The table is compared with
+benchmarks/results/cuda_static.json, the last that was accepted; --accept writes it. Nothing here says
+how fast anything is.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ def _run(command: Sequence[str], **options: object) -> str:
 
 def compile_source(source: str) -> Path:
     """Machine code of one .cu for every architecture, warnings as errors."""
+    BUILD.mkdir(parents=True, exist_ok=True)
     target = BUILD / (source.replace("/", "__").removesuffix(".cu") + ".fatbin")
     warnings = PTXAS_WARNINGS
     if not any(fnmatch.fnmatch(Path(source).name, pattern) for pattern in DOUBLE_PRECISION):
@@ -146,7 +148,7 @@ def measure(fatbin: Path) -> tuple[list[Row], dict[str, list[sass.Loop]]]:
     rows, loops_of = [], {}
     for architecture, name, code in listed:
         loops = sass.innermost_loops(code)
-        main = max(loops, key=lambda loop: loop.wide_loads, default=sass.Loop(0))
+        main = max(loops, key=lambda it: (it.wide_loads, it.instructions), default=sass.Loop(0))
         number = int(re.sub(r"\D", "", architecture))
         registers, shared = used[architecture, name]
         if number >= 90:
@@ -164,6 +166,7 @@ def measure(fatbin: Path) -> tuple[list[Row], dict[str, list[sass.Loop]]]:
 
 def set_occupancies(rows: Sequence[Row], budgets: Sequence[Budget]) -> None:
     """By NVIDIA's calculator, a header for the host."""
+    BUILD.mkdir(parents=True, exist_ok=True)
     program = BUILD / "occupancy"
     command = ["g++", "-std=c++17", "-MMD", "-MF", str(program.with_suffix(".d"))]
     command += ["-isystem", str(cuda_toolkit.include()), "tools/cuda_occupancy.cpp"]
@@ -182,6 +185,11 @@ def gate(row: Row, loops: Sequence[sass.Loop], budget: Budget) -> list[str]:
         f"{row.key}: a loop of 128-bit loads has narrower ones too: {loop.loads}"
         for loop in loops
         if loop.wide_loads and loop.narrow_loads
+    ]
+    wrong += [
+        f"{row.key}: a loop of 128-bit loads has {loop.doubles} instructions of double precision"
+        for loop in loops
+        if loop.wide_loads and loop.doubles and not budget.double_precision
     ]
     if row.narrow_loops > budget.narrow_loops:
         wrong.append(
@@ -231,7 +239,6 @@ def check(
     sources: Sequence[str], budgets: Sequence[Budget] = BUDGETS
 ) -> tuple[list[Row], list[str]]:
     """The table, and what is wrong with it."""
-    BUILD.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     wrong: list[str] = []
     with ThreadPoolExecutor(2) as pool:

@@ -1,9 +1,15 @@
-"""Where CUDA's compiler and headers are, and the flags that every compilation of csrc/cuda shares."""
+"""Where CUDA's compiler and headers are, and the flags that every compilation of csrc/cuda shares.
+
+    python tools/cuda_toolkit.py
+
+says where they are, and fails if they are missing.
+"""
 
 from __future__ import annotations
 
 import functools
 import shutil
+import sys
 from pathlib import Path
 
 # What ptxas and the PTX runs must see alike. Contraction of a * b + c into fma stays on, as is
@@ -55,3 +61,10 @@ def is_present() -> bool:
     except ToolkitMissing:
         return False
     return True
+
+
+if __name__ == "__main__":
+    try:
+        print(f"{nvcc()}, headers in {include()}")
+    except ToolkitMissing as error:
+        sys.exit(f"cuda_toolkit: {error}")

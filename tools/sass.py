@@ -16,6 +16,8 @@ INSTRUCTION = re.compile(
 )
 # Loads of global memory, through whatever address: the bits of each.
 GLOBAL_LOAD = re.compile(r"^(?:LDG|LD)(?:\.\w+)*$")
+# Arithmetic in double precision, conversions to and from it, and what divisions begin with.
+DOUBLE = re.compile(r"^D(?:ADD|MUL|FMA|SETP|MNMX)\b|\.F64\b|^MUFU\.\w+64H")
 WIDTH = re.compile(r"\.(?P<bits>8|16|32|64|128|256)\b|\.[US](?P<narrow>8|16)\b")
 
 
@@ -55,6 +57,7 @@ class Instruction:
 class Loop:
     instructions: int
     loads: dict[int, int] = field(default_factory=dict)  # by bits, how many
+    doubles: int = 0  # instructions of double precision
 
     @property
     def wide_loads(self) -> int:
@@ -174,5 +177,6 @@ def innermost_loops(code: list[Instruction]) -> list[Loop]:
         for i in body:
             if bits := code[i].load_bits:
                 loop.loads[bits] = loop.loads.get(bits, 0) + 1
+            loop.doubles += DOUBLE.search(code[i].opcode) is not None
         loops.append(loop)
     return loops

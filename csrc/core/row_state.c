@@ -4,9 +4,28 @@
 #include <math.h>
 #include <string.h>
 
-#define PFO_HD
-#define PFO_FN(name) pfo_##name
+#define PFO_HD static
+#define PFO_FN(name) local_##name
 #include "row_state.inc"
+
+double pfo_exp_f64(double x) { return local_exp_f64(x); }
+double pfo_log_f64(double x) { return local_log_f64(x); }
+void pfo_row_state_init(pfo_row_state *state) { local_row_state_init(state); }
+void pfo_row_state_rebase(pfo_row_state *state, double max) { local_row_state_rebase(state, max); }
+
+void pfo_row_state_merge(pfo_row_state *into, const pfo_row_state *from)
+{
+    pfo_fpenv saved = pfo_fpenv_enter();
+    local_row_state_merge(into, from);
+    pfo_fpenv_leave(saved);
+}
+
+void pfo_row_state_finish(const pfo_row_state *state, pfo_row_stats *stats)
+{
+    pfo_fpenv saved = pfo_fpenv_enter();
+    local_row_state_finish(state, stats);
+    pfo_fpenv_leave(saved);
+}
 
 void pfo_row_state_store(const pfo_row_state *state, double *out)
 {

@@ -19,31 +19,25 @@ namespace pfo
 /* "what: CUDA's words" in the error record. */
 pfo_status fail_cuda(pfo_error *error, cudaError_t code, const char *what);
 
-/* Makes call->device current as long as it lives; otherwise error() says why it could not. */
+/* What an operation begins with, and holds while it queues its kernels: the workspace is there and has the bytes
+ * needed, call->device is current, and its report of bad values is found. */
 class OnDevice
 {
   public:
-    explicit OnDevice(const pfo_cuda_call *call);
+    OnDevice(const pfo_cuda_call *call, int64_t workspace_bytes, pfo_error *error);
     ~OnDevice();
     OnDevice(const OnDevice &) = delete;
     OnDevice &operator=(const OnDevice &) = delete;
-    cudaError_t error() const { return code; }
-    pfo_status status(pfo_error *record) const
-    {
-        return code == cudaSuccess ? PFO_OK : fail_cuda(record, code, "making the device current");
-    }
+    pfo_status status; /* with its words in *error */
+    uint64_t *report = nullptr;
 
   private:
-    cudaError_t code;
     int before = 0;
     bool changed = false;
 };
 
 /* Multiprocessors of call->device; 1 where there is no such device. */
 int multiprocessors(const pfo_cuda_call *call);
-
-/* The caller's workspace is there and large enough. */
-pfo_status check_workspace(const pfo_cuda_call *call, int64_t needed, pfo_error *error);
 
 constexpr int64_t WORKSPACE_ALIGNMENT = 256;
 inline int64_t aligned_bytes(int64_t bytes)

@@ -39,12 +39,21 @@ inline Plan plan_rows(int64_t rows, int64_t row_bytes, int multiprocessors)
     return {BLOCK_THREADS, 1, int(parts), unsigned(rows * parts)};
 }
 
-/* Elements of every part of a row but the last, which may have fewer. */
-__host__ __device__ inline int part_length(int vocab, int parts)
+/* What a team has to do: elements [begin, end) of a row, which is past the last one in a block with teams to spare. */
+struct Piece {
+    unsigned number, row;
+    int begin, end;
+};
+
+/* Of the calling thread: blocks are (threads of a team, teams). All parts of a row but the last have one length. */
+__device__ inline Piece piece_of(unsigned rows, int parts, int vocab)
 {
-    if (parts == 1) return vocab;
-    const int length = (vocab - 1) / parts + 1;
-    return (length + PART_STEP - 1) / PART_STEP * PART_STEP;
+    const unsigned number = blockIdx.x * blockDim.y + threadIdx.y;
+    if (parts == 1 || number >= rows * unsigned(parts)) return {number, parts == 1 ? number : rows, 0, vocab};
+    const unsigned row = number / unsigned(parts);
+    const int each = (vocab - 1) / parts + 1, length = (each + PART_STEP - 1) / PART_STEP * PART_STEP;
+    const int begin = min(int(number - row * unsigned(parts)) * length, vocab);
+    return {number, row, begin, min(begin + length, vocab)};
 }
 
 } // namespace pfo

@@ -5,7 +5,6 @@
 #define PFO_CUDA_REPORT_CUH
 
 #include "device.cuh"
-#include "prefopt_cuda.h"
 
 namespace pfo
 {
@@ -16,8 +15,7 @@ enum ReportKind {
     REPORT_MASK,
     REPORT_NORMALIZER,
     REPORT_NUM_TOKENS, /* the index is the number that would do */
-    REPORT_GRAD_LOSSES,
-    REPORT_LOSS_INPUT /* + the field of the input */
+    REPORT_LOSS_INPUT /* + the input's field, or PFO_BAD_GRAD_LOSSES */
 };
 
 constexpr int REPORT_INDEX_BITS = 48;
@@ -35,9 +33,6 @@ __device__ inline void report_bad(uint64_t *report, int kind, int64_t index)
     static_assert(sizeof(unsigned long long) == sizeof(uint64_t), "CUDA's 64-bit atomics take unsigned long long");
     atomicMax(reinterpret_cast<unsigned long long *>(report), report_word(kind, index));
 }
-
-/* The address of the report of call->device, which is current (host). */
-pfo_status find_report(const pfo_cuda_call *call, uint64_t **report, pfo_error *error);
 
 } // namespace pfo
 

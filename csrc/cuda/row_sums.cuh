@@ -50,7 +50,8 @@ template <typename T, int LEVEL, int THREADS> class RowSums
     /* The state of elements [begin, end), complete but for the target, in thread 0. best is an index in the row. */
     __device__ void combine(const T *row, int begin, int end, pfo_row_state *state)
     {
-        const Real row_top = Team<THREADS>::maximum(top);
+        Real row_top = top;
+        Team<THREADS>::template maxima<1>(&row_top);
         const Real common = smaller(larger(row_top, -LARGEST), LARGEST);
         const double shift = double(reference - common);
         const double factor = double(Arithmetic<Real>::power((reference - common) * scale));

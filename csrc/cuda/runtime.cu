@@ -3,9 +3,12 @@
 
 #include <atomic>
 
-#include "../losses/field_list.h"
 #include "host.cuh"
 #include "report.cuh"
+
+extern "C" {
+#include "../losses/program.h"
+}
 
 #define PFO_STRING_OF(x) #x
 #define PFO_STRING(x) PFO_STRING_OF(x)
@@ -33,35 +36,11 @@ pfo_status fail_cuda(pfo_error *error, cudaError_t code, const char *what)
                     cudaGetErrorName(code));
 }
 
-OnDevice::OnDevice(const pfo_cuda_call *call) : code(cudaGetDevice(&before))
-{
-    if (code != cudaSuccess || before == call->device) return;
-    code = cudaSetDevice(call->device);
-    changed = code == cudaSuccess;
-}
-
-OnDevice::~OnDevice()
-{
-    if (changed) cudaSetDevice(before);
-}
-
 int multiprocessors(const pfo_cuda_call *call)
 {
     int count = 0;
     if (cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, call->device) != cudaSuccess) cudaGetLastError();
     return count > 0 ? count : 1;
-}
-
-pfo_status check_workspace(const pfo_cuda_call *call, int64_t needed, pfo_error *error)
-{
-    if (needed < 0) return pfo_fail(error, PFO_ERROR_SHAPE, "workspace", -1, "these arguments have none");
-    if (call->workspace_bytes < needed || (needed > 0 && !call->workspace))
-        return pfo_fail(error, PFO_ERROR_MEMORY, "workspace", -1, "expected %lld bytes, got %lld", (long long)needed,
-                        (long long)(call->workspace ? call->workspace_bytes : 0));
-    if (needed > 0 && reinterpret_cast<uintptr_t>(call->workspace) % uintptr_t(WORKSPACE_ALIGNMENT) != 0)
-        return pfo_fail(error, PFO_ERROR_STRIDE, "workspace", -1, "expected an address aligned to %d bytes",
-                        int(WORKSPACE_ALIGNMENT));
-    return PFO_OK;
 }
 
 } // namespace pfo
@@ -105,21 +84,12 @@ pfo_cuda_state pfo_cuda_probe(int32_t *devices, pfo_error *error)
 
 static const char *argument_of(int kind)
 {
-    static const char *const inputs[] = {
-#define PFO_FIELD(name, type, meaning) #name,
-        PFO_LOSS_INPUT_FIELDS(PFO_FIELD)
-#undef PFO_FIELD
-    };
     switch (kind) {
     case pfo::REPORT_LABELS: return "labels";
     case pfo::REPORT_CU_SEQLENS: return "cu_seqlens";
     case pfo::REPORT_MASK: return "mask";
     case pfo::REPORT_NORMALIZER: return "normalizer";
-    case pfo::REPORT_GRAD_LOSSES: return "grad_losses";
-    default: {
-        const int field = kind - pfo::REPORT_LOSS_INPUT;
-        return field >= 0 && field < PFO_INPUT_FIELD_COUNT ? inputs[field] : "an argument";
-    }
+    default: return pfo_bad_name(kind - pfo::REPORT_LOSS_INPUT);
     }
 }
 
@@ -129,34 +99,62 @@ __device__ uint64_t pfo_cuda_report_word;
 constexpr int MAX_DEVICES = 64;
 static std::atomic<uint64_t *> report_addresses[MAX_DEVICES]; /* of the devices that were used */
 
+static pfo_status check_workspace(const pfo_cuda_call *call, int64_t needed, pfo_error *error)
+{
+    if (call->workspace_bytes < needed || (needed > 0 && !call->workspace))
+        return pfo_fail(error, PFO_ERROR_MEMORY, "workspace", -1, "expected %lld bytes, got %lld", (long long)needed,
+                        (long long)(call->workspace ? call->workspace_bytes : 0));
+    if (needed > 0 && reinterpret_cast<uintptr_t>(call->workspace) % uintptr_t(pfo::WORKSPACE_ALIGNMENT) != 0)
+        return pfo_fail(error, PFO_ERROR_STRIDE, "workspace", -1, "expected an address aligned to %d bytes",
+                        int(pfo::WORKSPACE_ALIGNMENT));
+    return PFO_OK;
+}
+
+/* The report of the current device. */
+static cudaError_t find_report(int device, uint64_t **report)
+{
+    *report = report_addresses[device];
+    if (*report) return cudaSuccess;
+    void *address = nullptr;
+    const cudaError_t code = cudaGetSymbolAddress(&address, pfo_cuda_report_word);
+    *report = static_cast<uint64_t *>(address);
+    if (code == cudaSuccess) report_addresses[device] = *report;
+    return code;
+}
+
 namespace pfo
 {
 
-pfo_status find_report(const pfo_cuda_call *call, uint64_t **report, pfo_error *error)
+OnDevice::OnDevice(const pfo_cuda_call *call, int64_t workspace_bytes, pfo_error *error)
+    : status(check_workspace(call, workspace_bytes, error))
 {
-    if (call->device < 0 || call->device >= MAX_DEVICES)
-        return fail_cuda(error, cudaErrorInvalidDevice, "looking for the report of bad values");
-    *report = report_addresses[call->device];
-    if (*report) return PFO_OK;
-    void *address = nullptr;
-    const cudaError_t code = cudaGetSymbolAddress(&address, pfo_cuda_report_word);
-    if (code != cudaSuccess) return fail_cuda(error, code, "looking for the report of bad values");
-    *report = static_cast<uint64_t *>(address);
-    report_addresses[call->device] = *report;
-    return PFO_OK;
+    if (status != PFO_OK) return;
+    const bool is_known = call->device >= 0 && call->device < MAX_DEVICES;
+    cudaError_t code = is_known ? cudaGetDevice(&before) : cudaErrorInvalidDevice;
+    if (code == cudaSuccess && before != call->device) {
+        code = cudaSetDevice(call->device);
+        changed = code == cudaSuccess;
+    }
+    if (code == cudaSuccess) code = find_report(call->device, &report);
+    if (code != cudaSuccess) status = fail_cuda(error, code, "making the device current");
+}
+
+OnDevice::~OnDevice()
+{
+    if (changed) cudaSetDevice(before);
 }
 
 } // namespace pfo
 
-static pfo_status check_device(int device, uint64_t *report, pfo_error *error)
+static pfo_status check_device(int device, pfo_error *error)
 {
     const pfo_cuda_call call = {nullptr, nullptr, 0, device};
-    const pfo::OnDevice on(&call);
+    const pfo::OnDevice on(&call, 0, error);
+    if (on.status != PFO_OK) return on.status;
     uint64_t word = 0;
-    cudaError_t code = on.error();
-    if (code == cudaSuccess) code = cudaDeviceSynchronize();
-    if (code == cudaSuccess) code = cudaMemcpy(&word, report, sizeof word, cudaMemcpyDeviceToHost);
-    if (code == cudaSuccess && word != 0) code = cudaMemset(report, 0, sizeof word);
+    cudaError_t code = cudaDeviceSynchronize();
+    if (code == cudaSuccess) code = cudaMemcpy(&word, on.report, sizeof word, cudaMemcpyDeviceToHost);
+    if (code == cudaSuccess && word != 0) code = cudaMemset(on.report, 0, sizeof word);
     if (code != cudaSuccess) return pfo::fail_cuda(error, code, "reading the report of bad values");
     if (word == 0) return PFO_OK;
     const int kind = pfo::report_kind(word);
@@ -176,8 +174,7 @@ pfo_status pfo_cuda_check(int32_t device, pfo_error *error)
     pfo_clear(error);
     pfo_status status = PFO_OK;
     for (int each = 0; each < MAX_DEVICES && status == PFO_OK; each++) {
-        uint64_t *report = report_addresses[each];
-        if (report && (device < 0 || device == each)) status = check_device(each, report, error);
+        if (report_addresses[each] && (device < 0 || device == each)) status = check_device(each, error);
     }
     return status;
 }

@@ -14,20 +14,26 @@ template <int THREADS> struct Team {
     static_assert(THREADS % 32 == 0 && THREADS <= 1024, "whole warps of one block");
     static constexpr int WARPS = THREADS / 32;
 
-    /* Every thread gets the maximum. */
-    template <typename Real> static __device__ Real maximum(Real value)
+    /* Every thread gets the maxima of COUNT values. One call a kernel, as sums. */
+    template <int COUNT, typename Real> static __device__ void maxima(Real *values)
     {
         PFO_UNROLL
-        for (int distance = 16; distance > 0; distance /= 2)
-            value = larger(value, __shfl_xor_sync(WHOLE_WARP, value, distance));
-        if (WARPS == 1) return value;
-        PFO_SHARED(Real, partial, WARPS);
-        if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
-        __syncthreads();
-        value = partial[0];
-        PFO_UNROLL
-        for (int warp = 1; warp < WARPS; warp++) value = larger(value, partial[warp]);
-        return value;
+        for (int distance = 16; distance > 0; distance /= 2) {
+            PFO_UNROLL
+            for (int k = 0; k < COUNT; k++)
+                values[k] = larger(values[k], __shfl_xor_sync(WHOLE_WARP, values[k], distance));
+        }
+        if constexpr (WARPS > 1) {
+            PFO_SHARED(Real, partial, WARPS * COUNT);
+            PFO_UNROLL
+            for (int k = 0; k < COUNT; k++)
+                if (threadIdx.x % 32 == 0) partial[int(threadIdx.x / 32) * COUNT + k] = values[k];
+            __syncthreads();
+            for (int warp = 0; warp < WARPS; warp++) {
+                PFO_UNROLL
+                for (int k = 0; k < COUNT; k++) values[k] = larger(values[k], partial[warp * COUNT + k]);
+            }
+        }
     }
 
     /* Thread 0 gets the sums of COUNT values and the minimum of `lowest`. One call a kernel: the shared arrays are not
@@ -40,21 +46,22 @@ template <int THREADS> struct Team {
             for (int k = 0; k < COUNT; k++) values[k] += __shfl_down_sync(WHOLE_WARP, values[k], unsigned(distance));
             *lowest = min(*lowest, __shfl_down_sync(WHOLE_WARP, *lowest, unsigned(distance)));
         }
-        if (WARPS == 1) return;
-        PFO_SHARED(double, partial, WARPS *COUNT);
-        PFO_SHARED(unsigned, partial_lowest, WARPS);
-        if (threadIdx.x % 32 == 0) {
-            const int warp = int(threadIdx.x / 32);
-            PFO_UNROLL
-            for (int k = 0; k < COUNT; k++) partial[warp * COUNT + k] = values[k];
-            partial_lowest[warp] = *lowest;
-        }
-        __syncthreads();
-        if (threadIdx.x != 0) return;
-        for (int warp = 1; warp < WARPS; warp++) {
-            PFO_UNROLL
-            for (int k = 0; k < COUNT; k++) values[k] += partial[warp * COUNT + k];
-            *lowest = min(*lowest, partial_lowest[warp]);
+        if constexpr (WARPS > 1) {
+            PFO_SHARED(double, partial, WARPS *COUNT);
+            PFO_SHARED(unsigned, partial_lowest, WARPS);
+            if (threadIdx.x % 32 == 0) {
+                const int warp = int(threadIdx.x / 32);
+                PFO_UNROLL
+                for (int k = 0; k < COUNT; k++) partial[warp * COUNT + k] = values[k];
+                partial_lowest[warp] = *lowest;
+            }
+            __syncthreads();
+            if (threadIdx.x != 0) return;
+            for (int warp = 1; warp < WARPS; warp++) {
+                PFO_UNROLL
+                for (int k = 0; k < COUNT; k++) values[k] += partial[warp * COUNT + k];
+                *lowest = min(*lowest, partial_lowest[warp]);
+            }
         }
     }
 };

@@ -27,19 +27,16 @@ struct TokenLogps {
 /* Blocks of (THREADS, rows a block) threads, one part of a row for each team of THREADS. */
 template <typename T, int LEVEL, int THREADS> __global__ void __launch_bounds__(BLOCK_THREADS) fold_rows(TokenLogps in)
 {
-    const unsigned piece = blockIdx.x * blockDim.y + threadIdx.y;
-    const unsigned index = in.parts == 1 ? piece : piece / unsigned(in.parts);
-    if (index >= in.rows.count) return; /* a whole warp: blocks have no row too many */
-    const Row row = row_of(in.rows, index);
+    const Piece piece = piece_of(in.rows.count, in.parts, in.vocab);
+    if (piece.row >= in.rows.count) return; /* a whole warp: blocks have no row too many */
+    const Row row = row_of(in.rows, piece.row);
     if (read_int(row_at(in.labels, row), in.labels.dtype) == in.ignore_index) return; /* the whole team */
     const T *x = reinterpret_cast<const T *>(row_at(in.logits, row));
-    const int length = part_length(in.vocab, in.parts);
-    const int begin = int(piece - index * unsigned(in.parts)) * length, end = min(begin + length, in.vocab);
     RowSums<T, LEVEL, THREADS> sums(in.inv_temperature);
-    sums.read(x, begin, end);
+    sums.read(x, piece.begin, piece.end);
     pfo_row_state state;
-    sums.combine(x, begin, end, &state);
-    if (threadIdx.x == 0) in.states[piece] = state;
+    sums.combine(x, piece.begin, piece.end, &state);
+    if (threadIdx.x == 0) in.states[piece.number] = state;
 }
 
 /* A thread a row. */
@@ -135,12 +132,10 @@ pfo_status pfo_cuda_token_logps(const pfo_token_logps_args *args, const pfo_cuda
     pfo::TokenLogps in = {};
     pfo_status status = pfo_check_token_logps(args, error);
     if (status == PFO_OK) status = pfo::arguments_of(args, &in, error);
-    if (status == PFO_OK) status = pfo::check_workspace(call, pfo_cuda_token_logps_workspace(args, call), error);
     if (status != PFO_OK) return status;
-    const pfo::OnDevice on(call);
-    status = on.status(error);
-    if (status == PFO_OK) status = pfo::find_report(call, &in.report, error);
-    if (status != PFO_OK) return status;
+    const pfo::OnDevice on(call, pfo_cuda_token_logps_workspace(args, call), error);
+    if (on.status != PFO_OK) return on.status;
+    in.report = on.report;
     const pfo::Plan plan = pfo::plan_of(args, call);
     const int level = pfo_present(&args->lse2) || pfo_present(&args->mean_logit) ? PFO_FOLD_ALL
                       : pfo_present(&args->entropy)                              ? PFO_FOLD_ENTROPY

@@ -9,18 +9,10 @@
  *
  * lse comes as a double and is split into one number of the row's type and a small remainder (see grad_row in
  * csrc/kernels): x - lse_high is exact where p matters. */
-#include "elements.cuh"
-#include "plan.cuh"
-#include "rows.cuh"
+#include "grad_rows.cuh"
 
 namespace pfo
 {
-
-enum GradKind {
-    GRAD_OF_ROW,
-    GRAD_ZERO, /* ignored, or a bad label */
-    GRAD_NAN   /* lse is not finite */
-};
 
 /* One row for the second kernel. y = (x - high) scale + low is log p in powers of the base; out = p (a + b y). */
 template <typename Real> struct GradRow {
@@ -73,13 +65,9 @@ template <typename Real> __device__ GradRow<Real> constants_of(const TokenGrad &
     const double entropy = read_float(in.vectors[PFO_TOKEN_GRAD_BY_ENTROPY], row, 0.0);
     const double a = (grad_lse - grad_logps - (grad_entropy == 0.0 ? 0.0 : grad_entropy * entropy)) / in.temperature;
     const double b = -grad_entropy / in.temperature;
-    const double scaled_lse = __dmul_rn(best.lse, in.temperature);
-    const double product_rest = fma(best.lse, in.temperature, -scaled_lse);
-    const double per_nat = Arithmetic<Real>::PER_NAT;
-    g.high = Real(scaled_lse);
-    g.low = Real(((double(g.high) - scaled_lse - product_rest) / in.temperature - best.rest) * per_nat);
+    split_lse(best.lse, best.rest, in.temperature, &g.high, &g.low);
     g.a = Real(a);
-    g.b = Real(b / per_nat);
+    g.b = Real(b / Arithmetic<Real>::PER_NAT);
     const double p = device_exp_f64(best.log_p);
     g.at_label = Real((p == 0.0 ? 0.0 : p * (a + b * best.log_p)) + grad_logps / in.temperature);
     return g;
@@ -158,44 +146,25 @@ template <typename T, bool ENTROPY> class GradWriter
     const Real scale;
 };
 
-template <typename T> __device__ void fill(T *out, int begin, int end, int step, double value)
-{
-    const T element = Dtype<T>::narrow(value);
-    const int thread = int(threadIdx.x), head = begin + head_of(out + begin, end - begin);
-    const int packs = (end - head) / Pack<T>::COUNT, tail = head + packs * Pack<T>::COUNT;
-    typename Dtype<T>::Real values[Pack<T>::COUNT];
-    PFO_UNROLL
-    for (int k = 0; k < Pack<T>::COUNT; k++) values[k] = Dtype<T>::widen(element);
-    const Pack<T> pack = Pack<T>::of(values);
-    if (begin + thread < head) out[begin + thread] = element;
-    for (int i = thread; i < packs; i += step) pack.store(out + head + i * Pack<T>::COUNT);
-    if (tail + thread < end) out[tail + thread] = element;
-}
-
 /* Blocks of (threads, rows a block), one part of a row for each threadIdx.y. */
 template <typename T, bool ENTROPY> __global__ void __launch_bounds__(BLOCK_THREADS) grad_rows(TokenGrad in)
 {
     using Real = typename Dtype<T>::Real;
-    const unsigned piece = blockIdx.x * blockDim.y + threadIdx.y;
-    const unsigned index = in.parts == 1 ? piece : piece / unsigned(in.parts);
-    if (index >= in.rows.count) return;
-    const Row row = row_of(in.rows, index);
-    const GradRow<Real> g = static_cast<const GradRow<Real> *>(in.constants)[index];
+    const Piece piece = piece_of(in.rows.count, in.parts, in.vocab);
+    if (piece.row >= in.rows.count) return;
+    const Row row = row_of(in.rows, piece.row);
+    const GradRow<Real> g = static_cast<const GradRow<Real> *>(in.constants)[piece.row];
     T *out = reinterpret_cast<T *>(row_at(in.out, row));
-    const int length = part_length(in.vocab, in.parts);
-    const int begin = int(piece - index * unsigned(in.parts)) * length, end = min(begin + length, in.vocab);
     if (g.kind != GRAD_OF_ROW) {
-        fill(out, begin, end, int(blockDim.x), g.kind == GRAD_ZERO ? 0.0 : double(NAN));
+        fill_row(out, piece.begin, piece.end, int(blockDim.x), g.kind == GRAD_ZERO ? 0.0 : double(NAN));
         return;
     }
     const Real scale = Real(Arithmetic<Real>::PER_NAT / in.temperature);
     const GradWriter<T, ENTROPY> writer(g, scale);
-    writer.write(reinterpret_cast<const T *>(row_at(in.logits, row)), out, begin, end, int(blockDim.x));
+    writer.write(reinterpret_cast<const T *>(row_at(in.logits, row)), out, piece.begin, piece.end, int(blockDim.x));
 }
 
 /* ---- host -------------------------------------------------------------------------------------------------------- */
-
-constexpr unsigned PREPARE_THREADS = 64;
 
 template <typename T>
 static pfo_status run(const TokenGrad &in, const Plan &plan, const pfo_cuda_call *call, pfo_error *error)
@@ -239,12 +208,10 @@ pfo_status pfo_cuda_token_logps_grad(const pfo_token_logps_grad_args *args, cons
     pfo::TokenGrad in = {};
     pfo_status status = pfo_check_token_logps_grad(args, error);
     if (status == PFO_OK) status = pfo::arguments_of(args, &in, error);
-    if (status == PFO_OK) status = pfo::check_workspace(call, pfo_cuda_token_logps_grad_workspace(args, call), error);
     if (status != PFO_OK) return status;
-    const pfo::OnDevice on(call);
-    status = on.status(error);
-    if (status == PFO_OK) status = pfo::find_report(call, &in.report, error);
-    if (status != PFO_OK) return status;
+    const pfo::OnDevice on(call, pfo_cuda_token_logps_grad_workspace(args, call), error);
+    if (on.status != PFO_OK) return on.status;
+    in.report = on.report;
     const pfo::Plan plan =
         pfo::plan_rows(pfo_leading_size(&args->logits, 1), pfo::row_bytes(&args->logits), pfo::multiprocessors(call));
     in.parts = plan.parts;

@@ -1,4 +1,4 @@
-/* The formulas for double, the only instance that the CPU uses: batches are small. */
+/* The formulas for double, the only instance that is used: batches are small, on a GPU as well. */
 #ifndef PFO_FORMULAS_F64_H
 #define PFO_FORMULAS_F64_H
 
@@ -9,7 +9,11 @@
 
 #define PFO_REAL double
 #define PFO_FN(name) pfo_##name##_f64
+#if defined(__CUDACC__)
+#define PFO_HD __host__ __device__
+#else
 #define PFO_HD
+#endif
 #define PFO_EXP exp
 #define PFO_LOG1P log1p
 #define PFO_FABS fabs

@@ -3,13 +3,7 @@
 #define PFO_LOSS_CALL_H
 
 #include "../core/core.h"
-#include "formulas_f64.h"
-
-/* Fields are addressed by number where a row names them: each record is an array of doubles under its names. */
-#define PFO_LOSS_FIELD(record, number) (((double *)&(record))[number])
-_Static_assert(sizeof(pfo_loss_inputs_f64) == PFO_INPUT_FIELD_COUNT * sizeof(double), "inputs are doubles only");
-_Static_assert(sizeof(pfo_loss_params_f64) == PFO_PARAM_FIELD_COUNT * sizeof(double), "params are doubles only");
-_Static_assert(sizeof(pfo_loss_rewards_f64) == PFO_REWARD_FIELD_COUNT * sizeof(double), "rewards are doubles only");
+#include "batch.h"
 
 #define PFO_LOSS_MAX_OUTPUTS (1 + PFO_LOSS_MAX_REWARDS + PFO_LOSS_MAX_INPUTS)
 
@@ -19,22 +13,6 @@ typedef struct pfo_loss_output {
     const pfo_view *view;
     double *column; /* as many as the view has elements, row by row */
 } pfo_loss_output;
-
-/* The batch as columns of doubles, [B] a REAL, COUNT or FLAG, [1] a SCALAR, [B, T] TOKENS and a MASK, [B, K] INDICES,
- * [N] GATHERED; NULL for what is absent or not asked for. */
-typedef struct pfo_batch {
-    const pfo_loss_row *row;
-    int64_t size;  /* B */
-    int64_t width; /* T, 0 without token inputs */
-    const double *inputs[PFO_INPUT_FIELD_COUNT];
-    int64_t counts[PFO_INPUT_FIELD_COUNT]; /* elements of each input */
-    double *grads[PFO_INPUT_FIELD_COUNT];
-    double *losses;            /* NULL for a procedure */
-    const double *grad_losses; /* like losses, NULL for ones */
-    double *rewards[PFO_REWARD_FIELD_COUNT];
-    pfo_loss_params_f64 params;
-    void *work; /* what a program keeps between its steps: freed after the call */
-} pfo_batch;
 
 typedef struct pfo_loss_call {
     const pfo_loss_row *row;

@@ -5,6 +5,11 @@
 #include "../core/dtype.h"
 #include "loss_call.h"
 
+/* PFO_LOSS_FIELD stands on these. */
+_Static_assert(sizeof(pfo_loss_inputs_f64) == PFO_INPUT_FIELD_COUNT * sizeof(double), "inputs are doubles only");
+_Static_assert(sizeof(pfo_loss_params_f64) == PFO_PARAM_FIELD_COUNT * sizeof(double), "params are doubles only");
+_Static_assert(sizeof(pfo_loss_rewards_f64) == PFO_REWARD_FIELD_COUNT * sizeof(double), "rewards are doubles only");
+
 /* ---- the row's own entries ------------------------------------------------------------------------------------- */
 
 static const pfo_loss_input_info *find_input(const pfo_loss_row *row, const char *name)

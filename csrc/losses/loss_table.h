@@ -10,7 +10,7 @@ enum pfo_loss_id {
 
 /* How the elements of a call are put together; programs.inc has the functions of each. */
 enum pfo_loss_program {
-#define PROGRAM(name) PFO_PROGRAM_##name,
+#define PROGRAM(name, ...) PFO_PROGRAM_##name,
 #include "program_list.h"
     PFO_PROGRAM_COUNT
 };

@@ -12,8 +12,51 @@
 #include <string.h>
 
 #include "../core/dtype.h"
-#include "../losses/loss_call.h"
+#include "../losses/program.h"
+
+/* The programs' text, for one thread. */
+#define PFO_BATCH pfo_batch
+#define PFO_STEP static
+#define PFO_HELPER static
+#define PFO_EACH(i, count) for (int64_t i = 0, i##_end = (count); i < i##_end; i++)
+#define PFO_EACH_ROW(i, count) PFO_EACH(i, count)
+#define PFO_EACH_ELEMENT(i, count) PFO_EACH(i, count)
+#define PFO_TOTAL(x) (x)
+#define PFO_BARRIER() ((void)0)
+#define PFO_FIRST 1
+#define PFO_SORT(items, count) sort_ranked(items, count)
+#define PFO_BLOCK_WORK(batch) ((batch)->work)
+#define PFO_TERMS_OF(batch, x, out) pfo_loss_terms_of_f64((batch)->loss, x, &(batch)->params, out)
+#define PFO_BAD(batch, field, i, error, ...) \
+    return pfo_fail(error, PFO_ERROR_VALUE, pfo_bad_name(field), i, __VA_ARGS__)
+#define PFO_VERDICT(batch) PFO_OK
+
+static int pfo_comes_before(const pfo_ranked *a, const pfo_ranked *b);
+
+static int compare_ranked(const void *a, const void *b)
+{
+    return pfo_comes_before((const pfo_ranked *)b, (const pfo_ranked *)a) -
+           pfo_comes_before((const pfo_ranked *)a, (const pfo_ranked *)b);
+}
+
+static void sort_ranked(pfo_ranked *items, int64_t count)
+{
+    if (count > 0) qsort(items, (size_t)count, sizeof *items, compare_ranked);
+}
+
 #include "../losses/programs.inc"
+
+static pfo_status run_program(const pfo_batch *batch, pfo_error *error)
+{
+    element_inputs x;
+    set_constants(batch, &x);
+    switch (batch->program) {
+#define PROGRAM(name, ...) \
+    case PFO_PROGRAM_##name: return run_program_##name(batch, &x, error);
+#include "../losses/program_list.h"
+    default: return PFO_OK;
+    }
+}
 
 #define STACK_DOUBLES 512
 
@@ -41,7 +84,7 @@ static int64_t scratch_doubles(const pfo_loss_call *call)
 static pfo_status load_columns(pfo_loss_call *call, double *scratch, pfo_batch *batch, pfo_error *error)
 {
     static const pfo_loss_input_info any_real = {.name = "grad_losses", .type = PFO_INPUT_REAL};
-    *batch = (pfo_batch){.row = call->row, .size = call->size, .width = call->width, .params = call->params};
+    *batch = pfo_batch_of(call);
     for (int k = 0; k < PFO_LOSS_MAX_INPUTS && call->row->inputs[k].name; k++) {
         const pfo_loss_input_info *info = &call->row->inputs[k];
         const pfo_view *view = call->inputs[info->field];
@@ -49,7 +92,6 @@ static pfo_status load_columns(pfo_loss_call *call, double *scratch, pfo_batch *
         pfo_status status = pfo_loss_read(info, view, scratch, error);
         if (status != PFO_OK) return status;
         batch->inputs[info->field] = scratch;
-        batch->counts[info->field] = pfo_loss_elements(view);
         scratch += batch->counts[info->field] + 1;
     }
     if (call->grad_losses) {
@@ -105,7 +147,11 @@ static pfo_status run_in(pfo_loss_call *call, double *scratch, pfo_error *error)
 {
     pfo_batch batch;
     pfo_status status = load_columns(call, scratch, &batch, error);
+    if (status == PFO_OK) status = pfo_program_check(&batch, error);
     if (status != PFO_OK) return status;
+    const int64_t work_bytes = pfo_program_work_bytes(&batch);
+    if (work_bytes > 0 && !(batch.work = malloc((size_t)work_bytes)))
+        return pfo_fail(error, PFO_ERROR_MEMORY, "losses", -1, "no scratch memory for a batch of this size");
     pfo_fpenv saved = pfo_fpenv_enter();
     status = run_program(&batch, error);
     if (status == PFO_OK) store_outputs(call);
@@ -164,6 +210,7 @@ pfo_status pfo_kto_kl(const pfo_view *policy, const pfo_view *ref, const double 
             return pfo_fail(error, PFO_ERROR_VALUE, "state", 1, "expected a finite count >= 0, got %g", count);
         }
     }
+    pfo_fpenv saved = pfo_fpenv_enter();
     for (int64_t i = 0; !state && i < size; i++) {
         double policy_logp = pfo_read_float((const char *)policy->data + i * policy->strides_bytes[0], policy->dtype);
         double ref_logp = pfo_read_float((const char *)ref->data + i * ref->strides_bytes[0], ref->dtype);
@@ -171,5 +218,6 @@ pfo_status pfo_kto_kl(const pfo_view *policy, const pfo_view *ref, const double 
     }
     double mean = count > 0 ? sum / count : 0;
     *kl = mean <= 0 ? 0 : mean; /* a NaN compares false and stays */
+    pfo_fpenv_leave(saved);
     return PFO_OK;
 }

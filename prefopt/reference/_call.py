@@ -197,7 +197,7 @@ def _evaluate(
         rewards = terms.rewards
         if known is not None:
             beta = values.get("beta", parameters.get("beta", 1.0))
-            divisors = known.reward_divisors(arrays, beta)
+            divisors = known.reward_divisors(arrays, beta, lambda a: np.maximum(np.asarray(a), 1))
             if divisors is not None:
                 rewards = tuple(r / d for r, d in zip(rewards, divisors, strict=False))
         grads = {symbols[symbol][0]: grad for symbol, grad in terms.grads.items()}

@@ -21,13 +21,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from prefopt import _core
+from prefopt import _core, _cuda
+from prefopt._loss_call import take_number
 
 HUGE_GRADIENT_BYTES = 64 << 20
 
+_LOGIT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _ORDINARY_TYPES = (Tensor, torch.nn.Parameter)
 _forced_plain = False
 _forced_operators = False
+_forced_cuda = False
 
 
 # Private to torch, hence looked up with a default: where they are gone, every call takes the
@@ -48,7 +51,10 @@ def runs_directly(*tensors: Tensor) -> bool:
         return False
     if _dispatch_depth() or _functorch_top() is not None:
         return False
-    return all(type(tensor) in _ORDINARY_TYPES and tensor.is_cpu for tensor in tensors)
+    return all(
+        type(tensor) in _ORDINARY_TYPES and (tensor.is_cpu or runs_cuda(tensor))
+        for tensor in tensors
+    )
 
 
 @contextmanager
@@ -73,9 +79,29 @@ def force_operators() -> Iterator[None]:
         _forced_operators = before
 
 
+@contextmanager
+def force_cuda() -> Iterator[None]:
+    """Give CPU tensors to the CUDA library, which has to be the simulated one. For tests."""
+    global _forced_cuda
+    if not _cuda.library().is_simulated:
+        raise RuntimeError(f"{_cuda.library().path} is no simulated GPU: set PREFOPT_CUDA_LIB")
+    before, _forced_cuda = _forced_cuda, True
+    try:
+        yield
+    finally:
+        _forced_cuda = before
+
+
+def runs_cuda(tensor: Tensor) -> bool:
+    """True when the CUDA library reads this tensor."""
+    if tensor.is_cpu:
+        return _forced_cuda
+    return tensor.is_cuda and not _forced_plain and bool(_cuda.cuda_available())
+
+
 def runs_plain(tensor: Tensor) -> bool:
-    """True when the C kernels cannot read this tensor: another device, or a test forces it."""
-    return _forced_plain or not tensor.is_cpu
+    """True when no kernels can read this tensor: another device, or a test forces it."""
+    return _forced_plain or not (tensor.is_cpu or runs_cuda(tensor))
 
 
 def result_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -88,10 +114,45 @@ def wide_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
+def check_tensor(name: str, value: Any) -> None:
+    """Raise TypeError for what is no dense tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
+
+
+def check_logits(logits: Any, name: str = "logits") -> None:
+    """Raise TypeError or ValueError for what is no [..., vocab] of a dtype that kernels read."""
+    check_tensor(name, logits)
+    if logits.dtype not in _LOGIT_DTYPES:
+        raise TypeError(
+            f"{name}: expected float16, bfloat16, float32 or float64, got {logits.dtype}"
+        )
+    if logits.dim() == 0:
+        raise ValueError(f"{name}: expected [..., vocab], got a scalar")
+    if logits.shape[-1] == 0:
+        raise ValueError(f"{name}: expected a vocabulary of at least 1, got 0")
+
+
+def take_temperature(value: Any) -> float:
+    """The temperature as a float; TypeError or ValueError where it is none in range."""
+    if type(value) is not float and not isinstance(value, Tensor):
+        value = take_number("temperature", value)
+    if not 1e-30 <= value <= 1e30:
+        raise ValueError(f"temperature: expected a number from 1e-30 to 1e30, got {value}")
+    return float(value)
+
+
 def as_array(tensor: Tensor) -> npt.NDArray[Any]:
-    """The tensor's own memory as an array; bfloat16 as the uint16 of its bits."""
+    """The tensor's own memory as an array; bfloat16 as the uint16 of its bits.
+
+    A view that only notes its sign, as the imaginary part of a conjugate does, is written out.
+    """
     if tensor.requires_grad:
         tensor = tensor.detach()
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
     if tensor.dtype is torch.bfloat16:
         return tensor.view(torch.uint16).numpy()
     return tensor.numpy()
@@ -172,7 +233,7 @@ def refuse_double_backward(function: str) -> Any:
         raise NotImplementedError(
             f"prefopt.torch.{function} has no second derivative: "
             "its gradient cannot be differentiated again. "
-            "Use torch.log_softmax where you need one"
+            "Write the operation in plain torch where you need one"
         )
 
     return backward

@@ -10,7 +10,7 @@ from torch import Tensor
 from prefopt._inputs import take_share
 from prefopt._inputs import uniforms as numpy_uniforms
 
-from ._bridge import result_dtype, runs_plain, wide_dtype
+from ._bridge import result_dtype, runs_cuda, runs_plain, wide_dtype
 from ._loss_operator import run_procedure
 from ._sequence import sequence_logps
 
@@ -77,7 +77,7 @@ def mix_reference(
         raise ValueError(f"out: expected the shape of ref, got {tuple(out.shape)}")
     dtype = torch.promote_types(result_dtype(policy.dtype), result_dtype(ref.dtype))
     left, right = policy.detach().to(dtype), ref.detach().to(dtype)
-    if runs_plain(ref):
+    if runs_plain(ref) or runs_cuda(ref):
         mixed = torch.lerp(right, left, share)
     else:
         inputs = {"policy_parameters": left.reshape(-1), "ref_parameters": right.reshape(-1)}

@@ -3,20 +3,21 @@
 One operator serves every loss: `inputs` are its tensors, `call` says which function and which
 keyword each of them and each number is. Backward asks the same function for its vector-Jacobian
 product, so that losses that couple the batch (an NLL term shared by all pairs) need nothing of
-their own. B numbers go each way: tensors on other devices are computed on the CPU and brought back.
+their own. CUDA tensors stay where they are; those on other devices are computed on the CPU and brought
+back: B numbers go each way.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from prefopt._loss_call import FAMILIES, LIST, procedure_type
+from prefopt._loss_call import FAMILIES, HOST, LIST, Arrays, procedure_type
 from prefopt._loss_call import call_family as call_numpy_family
 from prefopt._loss_call import run_procedure as run_numpy_procedure
 from prefopt._loss_types import DefaultNumber, DefaultText
@@ -27,8 +28,10 @@ from ._bridge import (
     refuse_forward_mode,
     refuse_transforms,
     refuse_vmap,
+    runs_cuda,
     runs_directly,
 )
+from ._cuda import DeviceArrays
 
 # What may carry a gradient; reference log-probabilities, lengths and kl never do.
 DIFFERENTIABLE = frozenset(
@@ -104,7 +107,11 @@ class _Call(NamedTuple):
 
 def _run(inputs: Sequence[Tensor], call: str, numbers: Sequence[float], grad: Tensor | None) -> Any:
     parsed = _Call.parse(call)
-    arrays = [as_array(each if each.is_cpu else each.cpu()) for each in inputs]
+    host = _arrays_of(inputs)
+    arrays: Sequence[Any] = inputs
+    if host is HOST:
+        arrays = [as_array(each if each.is_cpu else each.cpu()) for each in inputs]
+        grad = None if grad is None else grad.cpu()
     keywords: dict[str, Any] = dict(zip(parsed.names, [*arrays, *numbers], strict=True))
     texts = dict(parsed.texts)
     loss_type = texts.pop("loss_type", FAMILIES[parsed.family][0].variant)
@@ -112,10 +119,18 @@ def _run(inputs: Sequence[Tensor], call: str, numbers: Sequence[float], grad: Te
     taken = {item.name for info in FAMILIES[parsed.family] for item in info.inputs}
     given = {name: each for name, each in keywords.items() if name in taken}
     params = {name: each for name, each in keywords.items() if name not in taken} | texts
-    grad_array = None if grad is None else as_array(grad if grad.is_cpu else grad.cpu())
+    grad_losses: Any = as_array(grad) if grad is not None and host is HOST else grad
     return call_numpy_family(
-        parsed.family, loss_type, given, params, convention, grad_array, False, weights
+        parsed.family, loss_type, given, params, convention, grad_losses, False, weights, host
     )
+
+
+def _arrays_of(tensors: Iterable[Any]) -> Arrays:
+    """Who computes on these: the CUDA library if it can read one, and then it has to read all."""
+    for each in tensors:
+        if isinstance(each, Tensor) and runs_cuda(each):
+            return DeviceArrays(each.device)
+    return HOST
 
 
 def _forward(inputs: Sequence[Tensor], call: str, numbers: Sequence[float]) -> list[Tensor]:
@@ -133,7 +148,9 @@ def _backward(
     return [_on_device_of(grad, grads[name]) for name in names]
 
 
-def _on_device_of(tensor: Tensor, array: npt.NDArray[Any]) -> Tensor:
+def _on_device_of(tensor: Tensor, array: npt.NDArray[Any] | Tensor) -> Tensor:
+    if isinstance(array, Tensor):
+        return array
     result = torch.from_numpy(array)
     return result if tensor.is_cpu else result.to(tensor.device)
 
@@ -290,8 +307,11 @@ def _apply_call(key: str, given: Mapping[str, Tensor], numbers: Mapping[str, flo
 def run_procedure(
     name: str, inputs: Mapping[str, Tensor | float | None], params: Mapping[str, Any]
 ) -> Any:
-    """A procedure on tensors, computed on the CPU: a named tuple of tensors without gradient."""
+    """A procedure on tensors: a named tuple of tensors without gradient."""
     first = next(each for each in inputs.values() if isinstance(each, Tensor))
+    host = _arrays_of(inputs.values())
+    if host is not HOST:
+        return run_numpy_procedure(name, inputs, params, host)
     arrays = {
         key: as_array(each.cpu()) if isinstance(each, Tensor) else each
         for key, each in inputs.items()

@@ -16,7 +16,7 @@ from torch import Tensor
 from prefopt import _core
 from prefopt._pair import PAIR_STATS, wanted_stats
 
-from . import _plain_pair
+from . import _cuda, _plain_pair
 from ._bridge import (
     as_array,
     contiguous_rows,
@@ -28,11 +28,13 @@ from ._bridge import (
     refuse_transforms,
     refuse_vmap,
     result_dtype,
+    runs_cuda,
     runs_directly,
     runs_plain,
+    take_temperature,
     wide_dtype,
 )
-from ._token import check_logits
+from ._token import check_logits_and_labels
 
 _FIRST_STAT = 4  # outputs are [policy_logps, ref_logps, policy_lse, ref_lse, *stats in order]
 
@@ -71,6 +73,10 @@ def _forward(
         )
         results[2:_FIRST_STAT] = [each.to(wide_dtype(policy)) for each in results[2:_FIRST_STAT]]
         return results
+    if runs_cuda(policy):
+        return _cuda.pair_token_stats(
+            policy, ref, labels, ignore_index, temperature, perturbation, names
+        )
     arrays = _core.pair_token_stats(
         as_array(policy),
         as_array(ref),
@@ -99,8 +105,9 @@ def _backward(
     temperature: float,
 ) -> Tensor:
     policy, ref = contiguous_rows(policy_logits), contiguous_rows(ref_logits)
-    if runs_plain(policy):
-        return _plain_pair.pair_token_stats_grad(
+    if runs_plain(policy) or runs_cuda(policy):
+        form: Any = _plain_pair if runs_plain(policy) else _cuda
+        gradient: Tensor = form.pair_token_stats_grad(
             policy,
             ref,
             labels,
@@ -113,6 +120,7 @@ def _backward(
             ignore_index,
             temperature,
         )
+        return gradient
     gradient = empty_gradient(policy)
     _core.pair_token_stats_grad(
         as_array(policy),
@@ -281,7 +289,7 @@ def pair_token_stats(
     Raises:
         TypeError, ValueError, NotImplementedError: as `token_logps`.
     """
-    policy = check_logits(policy_logits, labels, temperature, dtype, "policy_logits")
+    policy = check_logits_and_labels(policy_logits, labels, dtype, "policy_logits")
     if isinstance(ref_logits, Tensor) and (
         ref_logits.shape != policy.shape or ref_logits.dtype is not policy_logits.dtype
     ):
@@ -289,11 +297,12 @@ def pair_token_stats(
             f"ref_logits: expected shape {tuple(policy.shape)} and {policy_logits.dtype} like "
             f"policy_logits, got {tuple(ref_logits.shape)} and {ref_logits.dtype}"
         )
-    ref = check_logits(ref_logits, labels, temperature, dtype, "ref_logits")
+    ref = check_logits_and_labels(ref_logits, labels, dtype, "ref_logits")
+    temperature = take_temperature(temperature)
     if not 0.0 < perturbation < 1.0:
         raise ValueError(f"perturbation: expected a number in (0, 1), got {perturbation}")
     names = [name for name, flag in zip(PAIR_STATS, wanted_stats(stats), strict=True) if flag]
-    options = (ignore_index, float(temperature), float(perturbation), " ".join(names))
+    options = (ignore_index, temperature, float(perturbation), " ".join(names))
     results = _outputs(contiguous_rows(policy), contiguous_rows(ref).detach(), labels, *options)
     policy_logps, ref_logps, policy_lse, ref_lse, *rest = results
     # Backward reads the double ones: the caller gets copies, to change at will.

@@ -15,14 +15,17 @@ from torch import Tensor
 
 from prefopt import _core
 
+from . import _cuda
 from ._bridge import (
     as_array,
+    check_tensor,
     optional_array,
     refuse_double_backward,
     refuse_forward_mode,
     refuse_transforms,
     refuse_vmap,
     result_dtype,
+    runs_cuda,
     runs_directly,
     runs_plain,
     wide_dtype,
@@ -99,6 +102,8 @@ def _forward(
 ) -> Tensor:
     if runs_plain(logps):
         return _plain_forward(logps, mask, cu_seqlens, average, normalizer)
+    if runs_cuda(logps):
+        return _cuda.sequence_logps(logps, mask, cu_seqlens, average, normalizer)
     arrays = (optional_array(each) for each in (mask, cu_seqlens, normalizer))
     mask_array, cuts, lengths = arrays
     return torch.from_numpy(
@@ -116,6 +121,8 @@ def _backward(
 ) -> Tensor:
     if runs_plain(grad):
         return _plain_backward(grad, shape, mask, cu_seqlens, average, normalizer)
+    if runs_cuda(grad):
+        return _cuda.sequence_logps_grad(grad, shape, mask, cu_seqlens, average, normalizer)
     gradient = torch.empty(tuple(shape), dtype=grad.dtype)
     arrays = (optional_array(each) for each in (mask, cu_seqlens, normalizer))
     mask_array, cuts, lengths = arrays
@@ -226,8 +233,8 @@ def sequence_logps(
         ("cu_seqlens", cu_seqlens),
         ("normalizer", normalizer),
     ):
-        if not isinstance(value, Tensor) and (value is not None or name == "logps"):
-            raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+        if value is not None or name == "logps":
+            check_tensor(name, value)
     _check_shapes(logps, mask, cu_seqlens)
     if normalizer is not None and not average:
         raise ValueError("normalizer: expected average=True with it, got average=False")

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from prefopt import _core
 
-from . import _plain
+from . import _cuda, _plain
 from ._bridge import (
     as_array,
+    check_logits,
+    check_tensor,
     contiguous_rows,
     core_dtype,
     empty_gradient,
@@ -30,8 +32,10 @@ from ._bridge import (
     refuse_transforms,
     refuse_vmap,
     result_dtype,
+    runs_cuda,
     runs_directly,
     runs_plain,
+    take_temperature,
     wide_dtype,
 )
 
@@ -74,6 +78,8 @@ def _forward(
         results = _plain.token_logps(logits, labels, ignore_index, temperature, stats.split())
         results[1] = results[1].to(wide_dtype(logits))
         return results
+    if runs_cuda(logits):
+        return _cuda.token_logps(logits, labels, ignore_index, temperature, stats.split(), wide_lse)
     arrays = _core.token_logps(
         as_array(logits),
         as_array(labels),
@@ -100,8 +106,9 @@ def _backward(
     logits = contiguous_rows(logits)
     if grad_logps is None and grad_entropy is None and grad_lse is None:
         return torch.zeros_like(logits, memory_format=torch.contiguous_format)
-    if runs_plain(logits):
-        return _plain.token_logps_grad(
+    if runs_plain(logits) or runs_cuda(logits):
+        form: Any = _plain if runs_plain(logits) else _cuda
+        gradient: Tensor = form.token_logps_grad(
             logits,
             labels,
             lse,
@@ -112,6 +119,7 @@ def _backward(
             ignore_index,
             temperature,
         )
+        return gradient
     gradient = empty_gradient(logits)
     _core.token_logps_grad(
         as_array(logits),
@@ -258,36 +266,29 @@ def outputs(
     return results
 
 
-def check_logits(
+def check_logits_and_labels(
     logits: Tensor,
     labels: Tensor,
-    temperature: float,
     dtype: str | torch.dtype | None,
     name: str = "logits",
 ) -> Tensor:
     """The checks that the kernels cannot make for tensors, or that fake and remote tensors never
     reach them for. `name` is what the caller calls the logits.
     """
-    for argument, value in ((name, logits), ("labels", labels)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{argument}: expected a torch.Tensor, got {type(value).__name__}")
+    check_tensor("labels", labels)
     if dtype is not None:
+        check_tensor(name, logits)
         logits = _reinterpret(logits, dtype, name)
-    if not logits.is_floating_point():
-        raise TypeError(f"{name}: expected a floating dtype, got {logits.dtype}")
+    check_logits(logits, name)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype is torch.bool:
         raise TypeError(f"labels: expected an integer dtype, got {labels.dtype}")
     if logits.device != labels.device:
         raise ValueError(f"labels: expected device {logits.device}, as {name}, got {labels.device}")
-    if logits.dim() == 0 or logits.shape[:-1] != labels.shape:
+    if logits.shape[:-1] != labels.shape:
         raise ValueError(
             f"labels: expected the leading shape of {name} {tuple(logits.shape)}, "
             f"got {tuple(labels.shape)}"
         )
-    if logits.shape[-1] == 0:
-        raise ValueError(f"{name}: expected a vocabulary of at least 1, got 0")
-    if not 1e-30 <= temperature <= 1e30:
-        raise ValueError(f"temperature: expected a number from 1e-30 to 1e30, got {temperature}")
     return logits
 
 
@@ -346,9 +347,10 @@ def token_logps(
         NotImplementedError: under vmap, for forward-mode tangents, and on differentiating the
         gradient.
     """
-    logits = check_logits(logits, labels, temperature, dtype)
+    logits = check_logits_and_labels(logits, labels, dtype)
+    temperature = take_temperature(temperature)
     names = _ordered(stats) if stats else ()
-    logps, lse, *rest = outputs(logits, labels, ignore_index, float(temperature), " ".join(names))
+    logps, lse, *rest = outputs(logits, labels, ignore_index, temperature, " ".join(names))
     if lse.requires_grad:  # backward reads this one: the caller gets a copy, to change at will
         lse = lse.to(logps.dtype, copy=True)
     elif lse.dtype is not logps.dtype:

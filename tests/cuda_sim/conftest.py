@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path[:0] = [str(ROOT / "tools"), str(Path(__file__).parent)]
 
 cuda_toolkit = pytest.importorskip("cuda_toolkit", reason="tools/ is not beside the tests")
 
@@ -28,19 +28,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def run_sim() -> Run:
-    """run(variant, sources, name, arguments, **environment): build what is out of date, run the
-    program main.cpp beside the sources."""
+    """run(variant, folder, arguments, sources, program, **environment): build what is out of date of
+    a folder beside this file, run the program in it."""
     import cuda_sim
 
     def run(
-        variant: str, folder: str, arguments: tuple[str, ...] = (), sources: str = "", **env: str
+        variant: str,
+        folder: str,
+        arguments: tuple[str, ...] = (),
+        sources: str = "",
+        program: str = "main.cpp",
+        **env: str,
     ) -> subprocess.CompletedProcess[str]:
         path = f"tests/cuda_sim/{folder}"
         library = cuda_sim.build(variant, [f"{path}/{sources}" if sources else path], folder)
         return cuda_sim.run(
             variant,
             library,
-            [f"{path}/main.cpp", *arguments],
+            [f"{path}/{program}", *arguments],
             cwd=ROOT,
             env=env,
             capture_output=True,

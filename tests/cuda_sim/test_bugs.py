@@ -39,6 +39,7 @@ FOUND = {
     "uninitialised_shared": {"source": WRONG},
     "cross_block_race": {"source-tsan-blocks": RACE, "ptx-90-tsan-blocks": RACE},
     "missing_fence": {"source-tsan-blocks": RACE, "ptx-90-tsan-blocks": RACE},
+    "missing_second_fence": {"source-tsan-blocks": RACE, "ptx-90-tsan-blocks": RACE},
     "fence_before_write": {"source-tsan-blocks": RACE, "ptx-90-tsan-blocks": RACE},
     "wrong_leading_dimension": {"source": "ldc 2 is less than the 3 rows of C"},
 }

@@ -69,6 +69,25 @@ def test_code_out_of_line_makes_no_loop() -> None:
     )
 
 
+def test_double_precision_is_counted() -> None:
+    ((_, _, code),) = sass.functions(
+        listing(
+            "LDG.E.64 R4, desc[UR4][R2.64]",  # 0x0
+            "FFMA R1, R1, R2, R3",
+            "DFMA R8, R4, R4, R8",
+            "DSETP.GT.AND P1, PT, R8, RZ, PT",
+            "F2F.F64.F32 R6, R1",
+            "F2F.F32.F64 R6, R8",
+            "MUFU.RCP64H R7, R9",
+            "MUFU.EX2 R7, R9",
+            "DEPBAR.LE SB0, 0x0",
+            "@P0 BRA 0x0",
+            "EXIT",
+        )
+    )
+    assert [loop.doubles for loop in sass.innermost_loops(code)] == [5]
+
+
 def row(**changes: int) -> cuda_static.Row:
     values = {"registers": 32, "shared_bytes": 0, "occupancy": 100, "loop_instructions": 128}
     return cuda_static.Row("k", 90, **(values | {"loop_loads": 1, "narrow_loops": 0} | changes))
@@ -84,6 +103,9 @@ def row(**changes: int) -> cuda_static.Row:
         ({"narrow_loops": 1}, [], Budget("k"), "1 loops load less"),
         ({"narrow_loops": 1}, [], Budget("k", narrow_loops=1), ""),
         ({}, [sass.Loop(9, {128: 1, 16: 1})], Budget("k"), "narrower ones too"),
+        ({}, [sass.Loop(9, {128: 1}, doubles=2)], Budget("k"), "2 instructions of double"),
+        ({}, [sass.Loop(9, {128: 1}, doubles=2)], Budget("k", double_precision=True), ""),
+        ({}, [sass.Loop(9, {64: 1}, doubles=2)], Budget("k"), ""),
     ],
 )
 def test_gates(changes: dict[str, int], loops: list[sass.Loop], budget: Budget, words: str) -> None:
@@ -108,35 +130,38 @@ def test_differences_from_the_accepted_table() -> None:
 
 # ---- with nvcc ---------------------------------------------------------------------------------------
 
+# What nvcc or ptxas says, and a source of which it says that.
 FAULTS = {
-    "spills": """
-__global__ void __launch_bounds__(1024, 2) k(const float *x, float *y) {
+    "Registers are spilled": """
+__global__ void __launch_bounds__(1024) k(const float *x, float *y) {
     float a[64];
     for (int i = 0; i < 64; i++) a[i] = x[i * 1024 + threadIdx.x];
     for (int r = 0; r < 3; r++)
         for (int i = 0; i < 64; i++) a[i] = a[(i + 1) % 64] * a[i] + a[(i + 7) % 64];
     for (int i = 0; i < 64; i++) y[i * 1024 + threadIdx.x] = a[i];
 }""",
-    "local memory": """
+    "Local memory used": """
 __global__ void k(const int *x, int *y) {
     int a[32] = {};
     for (int i = 0; i < 64; i++) a[x[i] & 31] += i;
     y[threadIdx.x] = a[threadIdx.x & 31];
 }""",
-    "double": """
+    "Double precision": """
 __global__ void k(const float *x, float *y) { y[threadIdx.x] = x[threadIdx.x] * 0.1; }""",
-    "warning": """
+    "was declared but never referenced": """
 __global__ void k(float *y) { int unused; y[threadIdx.x] = 1; }""",
 }
 
 
 @pytest.mark.cuda_sim
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_compiler_refuses(fault: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", FAULTS)
+def test_the_compiler_refuses(words: str, tmp_path: Path, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(cuda_static, "BUILD", tmp_path)
     source = tmp_path / "fault.cu"
-    source.write_text(FAULTS[fault])
+    source.write_text(FAULTS[words])
     with pytest.raises(cuda_static.Failure, match="nvcc gives warnings or errors"):
         cuda_static.compile_source(str(source))
+    assert words.lower() in capfd.readouterr().err.lower()
 
 
 @pytest.mark.cuda_sim

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from samples.lse import lse_by_block
 
 pytestmark = pytest.mark.cuda_sim
 
@@ -128,17 +130,6 @@ def test_instructions(run_sim, variant: str, tmp_path: Path) -> None:
 # ---- from Python: the library's pointers are the host's ---------------------------------------------
 
 
-class Rows(ctypes.Structure):
-    _fields_ = (
-        ("logits", ctypes.c_void_p),
-        ("labels", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("vocab", ctypes.c_int64),
-        ("row_stride", ctypes.c_int64),
-        ("dtype", ctypes.c_int32),
-    )
-
-
 class Traffic(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_uint64)
@@ -154,17 +145,16 @@ def samples_library(variant: str) -> ctypes.CDLL:
     return library
 
 
-def lse_by_block(library: ctypes.CDLL, logits: np.ndarray, vocab: int) -> np.ndarray:
-    """lse of rows of float32 logits [rows, >= vocab] by sample_lse, one block a row."""
-    labels = np.zeros(len(logits), np.int64)
-    out = np.full(len(logits), np.nan, np.float32)
-    stride = logits.strides[0] // 4
-    rows = Rows(logits.ctypes.data, labels.ctypes.data, len(logits), vocab, stride, 0)
-    assert (
-        library.sample_lse(ctypes.byref(rows), 1, out.ctypes.data_as(ctypes.c_void_p), None, None)
-        == 0
-    )
-    return out
+@pytest.mark.parametrize("variant", ["source", "source-asan", "source-tsan", "ptx-90-asan"])
+def test_a_program_in_python(run_sim, variant: str) -> None:
+    """Python was linked without the sanitizers: they are loaded before it."""
+    assert passes(run_sim(variant, "samples", program="lse.py"))
+
+
+def test_sanitizers_see_what_python_passes(run_sim) -> None:
+    result = run_sim("source-asan", "samples", ("over",), program="lse.py")
+    assert result.returncode != 0
+    assert re.search(r"heap-buffer-overflow.*rows\.cu", result.stderr, re.DOTALL), result.stderr
 
 
 @pytest.mark.parametrize("variant", ["ptx-80", "ptx-90"])

@@ -11,6 +11,7 @@
 #include "missing_barrier_raw.cu"
 #include "missing_barrier_war.cu"
 #include "missing_fence.cu"
+#include "missing_second_fence.cu"
 #include "missing_syncwarp.cu"
 #include "order_of_arrival.cu"
 #include "shared_out_of_bounds.cu"

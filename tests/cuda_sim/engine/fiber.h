@@ -45,9 +45,9 @@ class Fiber
   private:
     static void enter(void *fiber);
     void *stack_pointer = nullptr;
-    void *sanitizer_thread = nullptr; /* thread sanitizer */
-    bool alone = true;
-    void *fake_stack = nullptr; /* address sanitizer */
+    [[maybe_unused]] void *sanitizer_thread = nullptr; /* thread sanitizer */
+    [[maybe_unused]] bool alone = true;
+    [[maybe_unused]] void *fake_stack = nullptr; /* address sanitizer */
     const void *stack_bottom = nullptr;
     size_t stack_bytes = 0;
     void (*entry)(void *) = nullptr;
