@@ -143,29 +143,25 @@ struct TileView {
     const LinearRow *rows; /* those of the tile */
     float *x;
     int64_t ld, entry; /* entry: of column 0, in the whole vocabulary */
-    int count, columns, parts;
+    unsigned count;
+    int columns, parts;
 };
 
 inline TileView view_of(const Linear *l, const Tile &tile)
 {
-    return {l->row_list + tile.row, l->x,         l->ld, l->in->vocab_start + tile.entry, int(tile.rows),
+    return {l->row_list + tile.row, l->x,         l->ld, l->in->vocab_start + tile.entry, unsigned(tile.rows),
             int(tile.columns),      l->plan.parts};
 }
 
-/* Columns [begin, end) of a row, for the calling team; begins are multiples of PART_STEP, and ends but the last. */
-struct TilePiece {
-    int row, part, begin, end;
-    bool exists; /* false for a whole team */
-};
-
-__device__ inline TilePiece tile_piece(const TileView &tile)
+/* What the calling team has to do; begins are multiples of PART_STEP, and ends but the last. */
+__device__ inline Piece piece_of(const TileView &tile) { return piece_of(tile.count, tile.parts, tile.columns); }
+__device__ inline int part_of(const TileView &tile, const Piece &piece)
 {
-    const int64_t number = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
-    const int row = int(number / tile.parts), part = int(number % tile.parts);
-    const int each = (tile.columns + tile.parts - 1) / tile.parts;
-    const int length = (each + PART_STEP - 1) / PART_STEP * PART_STEP;
-    const int begin = min(part * length, tile.columns);
-    return {row, part, begin, min(begin + length, tile.columns), row < tile.count};
+    return int(piece.number - piece.row * unsigned(tile.parts));
+}
+__device__ inline float *row_of(const TileView &tile, const Piece &piece)
+{
+    return tile.x + int64_t(piece.row) * tile.ld;
 }
 
 /* Eight values of a row. A row's memory goes on to a multiple of eight, so that no piece has a tail. */

@@ -291,9 +291,8 @@ pfo_status pfo_cuda_row_states_finish(const pfo_row_states_args *args, const pfo
     in.parts = args->states.shape[0];
     in.part_bytes = pfo_leading_size(&args->labels, 0) * pfo::STATE_FIELDS * 8;
     in.ignore_index = args->ignore_index;
-    const pfo::OnDevice on(call);
-    status = on.status(error);
-    if (status != PFO_OK) return status;
+    const pfo::OnDevice on(call, 0, error);
+    if (on.status != PFO_OK) return on.status;
     return pfo::launch(call, pfo::blocks_for(in.rows.count, pfo::ROW_THREADS), dim3(pfo::ROW_THREADS),
                        pfo::finish_states, error, in);
 }

@@ -24,9 +24,9 @@ __device__ inline float tanh_of(float u)
 /* In place, a team a piece. */
 __global__ void __launch_bounds__(BLOCK_THREADS) transform_tile(Transform in)
 {
-    const TilePiece piece = tile_piece(in.tile);
-    if (!piece.exists || in.tile.rows[piece.row].kind == ROW_NONE) return;
-    float *x = in.tile.x + piece.row * in.tile.ld;
+    const Piece piece = piece_of(in.tile);
+    if (piece.row >= in.tile.count || in.tile.rows[piece.row].kind == ROW_NONE) return;
+    float *x = row_of(in.tile, piece);
     for (int first = piece.begin + int(threadIdx.x) * EIGHT; first < piece.end; first += int(blockDim.x) * EIGHT) {
         float values[EIGHT], bias[EIGHT] = {};
         load_eight(x + first, values);

@@ -38,11 +38,11 @@ struct Fold {
 
 template <int LEVEL, int THREADS> __global__ void __launch_bounds__(BLOCK_THREADS) fold_tile(Fold in)
 {
-    const TilePiece piece = tile_piece(in.tile);
-    if (!piece.exists) return;
+    const Piece piece = piece_of(in.tile);
+    if (piece.row >= in.tile.count) return; /* the whole team */
     const LinearRow row = in.tile.rows[piece.row];
     if (row.kind != ROW_LIVE && row.kind != ROW_BAD_LABEL) return; /* the whole team */
-    const float *x = in.tile.x + piece.row * in.tile.ld;
+    const float *x = row_of(in.tile, piece);
     RowSums<float, LEVEL, THREADS> sums(1.0);
     sums.read(x, piece.begin, piece.end);
     pfo_row_state state;
@@ -54,7 +54,7 @@ template <int LEVEL, int THREADS> __global__ void __launch_bounds__(BLOCK_THREAD
         state.target = double(x[at]);
         state.has_target = 1;
     }
-    in.states[piece.row * in.states_per_row + piece.part] = state;
+    in.states[piece.row * in.states_per_row + part_of(in.tile, piece)] = state;
 }
 
 template <int LEVEL> static pfo_status fold_level(const Linear *l, const Fold &fold, pfo_error *error)
@@ -87,8 +87,8 @@ struct Topk {
 __global__ void __launch_bounds__(BLOCK_THREADS) topk_tile(Topk in)
 {
     const int row = int(blockIdx.x * blockDim.y + threadIdx.y), lane = int(threadIdx.x), k = in.top.k;
-    if (row >= in.tile.count) return; /* the whole warp */
-    const float *x = in.tile.x + row * in.tile.ld;
+    if (row >= int(in.tile.count)) return; /* the whole warp */
+    const float *x = in.tile.x + int64_t(row) * in.tile.ld;
     float *values = in.top.values + int64_t(row) * k;
     int32_t *ids = in.top.ids + int64_t(row) * k;
     int held = in.is_first ? 0 : in.top.held[row];
@@ -166,19 +166,19 @@ __device__ inline void raise_row(const Weigh &in, int64_t row, float from, float
 /* A team a piece. */
 template <bool NARROW, bool MOMENTS> __global__ void __launch_bounds__(BLOCK_THREADS) weigh_tile(Weigh in)
 {
-    const TilePiece piece = tile_piece(in.tile);
-    if (!piece.exists) return;
+    const Piece piece = piece_of(in.tile);
+    if (piece.row >= in.tile.count) return;
     const int kind = in.tile.rows[piece.row].kind;
     if (kind != ROW_LIVE && kind != ROW_BAD_LABEL) return;
     const float before = in.reference ? in.reference[piece.row] : -INFINITY;
     float max = before;
     for (int part = 0; part < in.tile.parts; part++)
         max = fmaxf(max, float(in.states[piece.row * in.states_per_row + part].max));
-    if (piece.part == 0) {
+    if (part_of(in.tile, piece) == 0) {
         if (threadIdx.x == 0) in.new_reference[piece.row] = max;
         raise_row(in, piece.row, before, max);
     }
-    const int64_t start = piece.row * in.tile.ld;
+    const int64_t start = int64_t(piece.row) * in.tile.ld;
     const bool has_none = isinf(max); /* no distribution, or none yet: nothing to add */
     for (int first = piece.begin + int(threadIdx.x) * EIGHT; first < piece.end; first += int(blockDim.x) * EIGHT) {
         float values[EIGHT], moments[EIGHT];
@@ -332,12 +332,10 @@ pfo_status pfo_cuda_linear_token_logps(const pfo_cuda_linear_token_logps_args *a
     pfo_clear(error);
     pfo::Forward f = {};
     pfo_status status = pfo::prepare(&f, args, call, error);
-    if (status == PFO_OK) status = pfo::check_workspace(call, pfo_cuda_linear_token_logps_workspace(args, call), error);
     if (status != PFO_OK) return status;
-    const pfo::OnDevice on(call);
-    status = on.status(error);
-    if (status == PFO_OK) status = pfo::find_report(call, &f.l.report, error);
-    if (status != PFO_OK || f.l.tokens == 0) return status;
+    const pfo::OnDevice on(call, pfo_cuda_linear_token_logps_workspace(args, call), error);
+    if (on.status != PFO_OK || f.l.tokens == 0) return on.status;
+    f.l.report = on.report;
     pfo::Arena arena(call->workspace);
     pfo::take(&f, &arena);
     const pfo::Cublas cublas(call, f.l.cublas, f.l.cublas_bytes, error);

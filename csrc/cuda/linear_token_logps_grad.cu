@@ -85,10 +85,10 @@ __device__ inline float slope_of(const SlopeRow &row, float x, float cap_slope, 
 /* In place of x, a team a piece. Rows that do not count become 0, those without a distribution NaN. */
 template <bool NARROW, bool ENTROPY> __global__ void __launch_bounds__(BLOCK_THREADS) slopes_tile(Slopes in)
 {
-    const TilePiece piece = tile_piece(in.tile);
-    if (!piece.exists) return;
+    const Piece piece = piece_of(in.tile);
+    if (piece.row >= in.tile.count) return;
     const SlopeRow row = in.rows[piece.row];
-    const int64_t start = piece.row * in.tile.ld, label = row.label - in.tile.entry;
+    const int64_t start = int64_t(piece.row) * in.tile.ld, label = row.label - in.tile.entry;
     const bool is_live = row.kind == ROW_LIVE;
     const float filler = row.kind == ROW_OVERFLOW || is_live ? NAN : 0.0f;
     for (int first = piece.begin + int(threadIdx.x) * EIGHT; first < piece.end; first += int(blockDim.x) * EIGHT) {
@@ -330,15 +330,12 @@ pfo_status pfo_cuda_linear_token_logps_grad(const pfo_cuda_linear_token_logps_gr
 {
     pfo_clear(error);
     pfo::Backward b = {};
-    pfo_status status = pfo::prepare(&b, args, call, error);
-    if (status == PFO_OK)
-        status = pfo::check_workspace(call, pfo_cuda_linear_token_logps_grad_workspace(args, call), error);
+    const pfo_status status = pfo::prepare(&b, args, call, error);
     if (status != PFO_OK) return status;
-    const pfo::OnDevice on(call);
-    status = on.status(error);
-    if (status == PFO_OK) status = pfo::find_report(call, &b.l.report, error);
-    if (status == PFO_OK && b.l.tokens == 0) return pfo::clear_outputs(&b, error);
-    if (status != PFO_OK) return status;
+    const pfo::OnDevice on(call, pfo_cuda_linear_token_logps_grad_workspace(args, call), error);
+    if (on.status != PFO_OK) return on.status;
+    if (b.l.tokens == 0) return pfo::clear_outputs(&b, error);
+    b.l.report = on.report;
     pfo::Arena arena(call->workspace);
     pfo::take(&b, &arena);
     const pfo::Cublas cublas(call, b.l.cublas, b.l.cublas_bytes, error);

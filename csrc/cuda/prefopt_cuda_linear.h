@@ -9,7 +9,7 @@
  *     Sums are float32.  With a float32 input products are float32's own, unless _TF32 is asked for.  LoRA's always
  *     are.
  *   - memory_limit bounds the buffers that hold x in tiles; 0: what stays in half the device's second-level cache.
- *   - num_tokens, where it is not 0, says that at most so many labels are not ignored: only so many rows are multiplied.
+ *   - num_tokens, where it is not 0: at most so many labels are not ignored, and so many rows are multiplied.
  *     If there are more, nobody can know when the call is made: every result is NaN then, correct false, and
  *     pfo_cuda_check names num_tokens.  0: all rows are multiplied, the ignored ones too.
  *   - A bad label: logps NaN, correct false; no gradient.
