@@ -15,6 +15,7 @@ torch.compile the functions are single operators in the graph. `selective_log_so
 from __future__ import annotations
 
 from ._inputs import ld_weights, mix_reference, uniforms, wpo_weights
+from ._linear import linear_token_logps
 from ._losses import (
     PairLoss,
     SequenceLoss,
@@ -88,6 +89,7 @@ __all__ = [
     "kto_kl",
     "kto_loss",
     "ld_weights",
+    "linear_token_logps",
     "loss",
     "mix_reference",
     "odpo_loss",

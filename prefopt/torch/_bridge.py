@@ -73,6 +73,11 @@ def force_operators() -> Iterator[None]:
         _forced_operators = before
 
 
+def forces_plain() -> bool:
+    """True within `force_plain`."""
+    return _forced_plain
+
+
 def runs_plain(tensor: Tensor) -> bool:
     """True when the C kernels cannot read this tensor: another device, or a test forces it."""
     return _forced_plain or not tensor.is_cpu
