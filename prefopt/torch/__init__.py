@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from ._inputs import ld_weights, mix_reference, uniforms, wpo_weights
 from ._linear import linear_token_logps
+from ._linear_pair import linear_pair_token_stats
 from ._losses import (
     PairLoss,
     SequenceLoss,
@@ -89,6 +90,7 @@ __all__ = [
     "kto_kl",
     "kto_loss",
     "ld_weights",
+    "linear_pair_token_stats",
     "linear_token_logps",
     "loss",
     "mix_reference",

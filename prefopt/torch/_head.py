@@ -21,7 +21,6 @@ from ._bridge import result_dtype
 
 ANY_VOCAB = 1 << 62  # more entries than any vocabulary: a part's labels may stand anywhere
 DEFAULT_MEMORY = 64 << 20
-_TEMPORARIES = 8  # [chunk, V] arrays that are alive together, about
 _WEIGHT_ROWS = 8192  # of a half-precision head that are widened at a time
 _CONTIGUOUS = torch.contiguous_format
 
@@ -183,14 +182,18 @@ def live_rows(labels: Tensor, ignore_index: int) -> Tensor:
     return (labels.reshape(-1) != ignore_index).nonzero().squeeze(1)
 
 
-def chunks(head: Head, options: Options) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def chunks(
+    head: Head, options: Options, temporaries: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """For each chunk of the tokens that count: rows [n] of the flattened hidden, their values
     [n, H] in the arithmetic's dtype, their labels [n].
+
+    temporaries: [n, V] arrays that the memory limit has to hold.
     """
     dtype = result_dtype(head.hidden.dtype)
     hidden = head.hidden.reshape(-1, head.hidden.shape[-1])
     labels = head.labels.reshape(-1)
-    row_bytes = _TEMPORARIES * head.weight.shape[0] * dtype.itemsize
+    row_bytes = temporaries * head.weight.shape[0] * dtype.itemsize
     size = max(1, (options.memory_limit or DEFAULT_MEMORY) // row_bytes)
     for rows in torch.split(live_rows(labels, options.ignore_index), size):
         yield rows, hidden[rows].to(dtype), labels[rows].long()

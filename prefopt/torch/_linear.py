@@ -16,10 +16,11 @@ from ._dtensor import group_name, localise
 from ._head import DEFAULT_MEMORY, Head, Options
 from ._linear_check import (
     check_head,
-    check_options,
     check_split,
+    check_topk,
     check_types,
     hidden_grads,
+    take_options,
 )
 from ._linear_operator import output_names
 from ._token import TokenLogps, ordered
@@ -102,20 +103,20 @@ def linear_token_logps(
     check_types(head)
     name = "" if group is None else group_name(group)
     head, name, start = localise(head, name, vocab_start)
-    options = Options(
-        ignore_index,
-        float(logit_scale),
-        0.0 if softcap is None else float(softcap),
-        float(temperature),
-        0 if memory_limit is None else memory_limit,
-        0.0 if grad_filter is None else float(grad_filter),
-        _rounding(head),
-        start or 0,
-        name,
+    options = take_options(
+        head,
+        ignore_index=ignore_index,
+        logit_scale=logit_scale,
+        softcap=softcap,
+        temperature=temperature,
+        memory_limit=memory_limit,
+        grad_filter=grad_filter,
+        vocab_start=start,
+        group=name,
     )
-    gradients = hidden_grads(return_grad_hidden)
     check_head(head)
-    check_options(options, softcap, memory_limit, topk, head.weight.shape[0])
+    check_topk(topk, head.weight.shape[0])
+    gradients = hidden_grads(return_grad_hidden)
     check_split(name, start, topk, gradients)
     names = " ".join(ordered(stats))
     values = _outputs(head, options, names, topk, gradients, entropy_requires_grad)
@@ -195,13 +196,3 @@ def _result(values: dict[str, Tensor], entropy_requires_grad: bool) -> TokenLogp
     if "grad_hidden_logps" in values:
         values["grad_hidden"] = values.pop("grad_hidden_logps")
     return TokenLogps(**values)
-
-
-def _rounding(head: Head) -> str:
-    """The dtype that autocast would round the inputs of a linear layer to, "" for none."""
-    kind = head.hidden.device.type
-    if head.hidden.dtype is torch.float64 or not torch.amp.is_autocast_available(kind):
-        return ""
-    if not torch.is_autocast_enabled(kind):
-        return ""
-    return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")

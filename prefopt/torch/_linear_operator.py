@@ -31,8 +31,10 @@ from ._head import Head, Options, label_rows
 from ._linear_kernels import PARAMETERS, kernels_for
 
 # Arguments of both operators: a Head, Options, and what is wanted.
-_HEAD = "Tensor hidden, Tensor weight, Tensor labels, Tensor? bias, Tensor? lora_a, Tensor? lora_b"
-_OPTIONS = (
+HEAD_SCHEMA = (
+    "Tensor hidden, Tensor weight, Tensor labels, Tensor? bias, Tensor? lora_a, Tensor? lora_b"
+)
+OPTIONS_SCHEMA = (
     "int ignore_index, float logit_scale, float softcap, float temperature, SymInt memory_limit, "
     "float grad_filter, str rounding, SymInt vocab_start, str group"
 )
@@ -272,19 +274,19 @@ operator = torch.library.custom_op(
     "prefopt::linear_token_logps",
     _forward,
     mutates_args=(),
-    schema=f"({_HEAD}, {_OPTIONS}, {_WANTED}) -> Tensor[]",
+    schema=f"({HEAD_SCHEMA}, {OPTIONS_SCHEMA}, {_WANTED}) -> Tensor[]",
 )
 frozen_operator = torch.library.custom_op(
     "prefopt::linear_token_logps_frozen",
     _frozen_forward,
     mutates_args=(),
-    schema=f"(Tensor anchor, {_HEAD}, {_OPTIONS}, {_WANTED}) -> Tensor[]",
+    schema=f"(Tensor anchor, {HEAD_SCHEMA}, {OPTIONS_SCHEMA}, {_WANTED}) -> Tensor[]",
 )
 gradient_operator = torch.library.custom_op(
     "prefopt::linear_token_logps_grad",
     _backward,
     mutates_args=(),
-    schema=f"({_HEAD}, {_OPTIONS}, Tensor lse, Tensor? entropy, Tensor? grad_logps, "
+    schema=f"({HEAD_SCHEMA}, {OPTIONS_SCHEMA}, Tensor lse, Tensor? entropy, Tensor? grad_logps, "
     "Tensor? grad_entropy, Tensor? grad_lse, str needs) -> Tensor[]",
 )
 frozen_gradient_operator = torch.library.custom_op(
@@ -293,7 +295,7 @@ frozen_gradient_operator = torch.library.custom_op(
     mutates_args=(),
     schema="(Tensor anchor, Tensor labels, Tensor weight, Tensor? lora_a, Tensor? lora_b, "
     "Tensor? target, Tensor by_logps, Tensor? by_entropy, Tensor? grad_logps, Tensor? grad_entropy, "
-    f"Tensor? grad_lse, {_OPTIONS}, ScalarType dtype) -> Tensor",
+    f"Tensor? grad_lse, {OPTIONS_SCHEMA}, ScalarType dtype) -> Tensor",
 )
 operator.register_fake(_fake_forward)
 frozen_operator.register_fake(_fake_frozen_forward)

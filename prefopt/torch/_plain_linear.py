@@ -28,6 +28,7 @@ from ._head import (
 )
 
 _NONE = -100  # an ignore_index that no label has: those that have it were left out
+_TEMPORARIES = 8  # [chunk, V] arrays that are alive together, about
 _STATE_FIELDS = 9  # of a row state: csrc/core/row_state.h
 
 
@@ -40,7 +41,7 @@ def sweep(head: Head, options: Options, names: Sequence[str], topk: int) -> dict
     if topk:
         results.update({name: _empty(head, name, topk) for name in ("topk_ids", "topk_logps")})
     with as_given(head.hidden):
-        for rows, hidden, labels in chunks(head, options):
+        for rows, hidden, labels in chunks(head, options, _TEMPORARIES):
             x = logits_of(head, options, hidden)
             for name, value in _chunk_results(head, options, x, labels, names, topk).items():
                 flat = results[name].view(head.labels.numel(), *results[name].shape[_axes(head) :])
@@ -150,7 +151,7 @@ def gradients(
         return None if value is None else value.reshape(-1)[rows]
 
     with as_given(head.hidden):
-        for rows, hidden, labels in chunks(head, options):
+        for rows, hidden, labels in chunks(head, options, _TEMPORARIES):
             x = logits_of(head, options, hidden)
             here, local = _in_part(head, options, labels)
             by_logps, by_lse = of(grads, "logps", rows), of(grads, "lse", rows)
