@@ -58,11 +58,13 @@ from ._losses import (
     tpo_loss,
 )
 from ._pair import PairTokenStats, pair_token_stats
+from ._preference import LinearPreferenceLoss
 from ._sequence import sequence_logps
 from ._token import TokenLogps, token_logps
 from ._trl import entropy_from_logits, selective_log_softmax, selective_log_softmax_and_entropy
 
 __all__ = [
+    "LinearPreferenceLoss",
     "PairLoss",
     "PairTokenStats",
     "SequenceLoss",

@@ -207,13 +207,10 @@ gradient_operator.register_vmap(refuse_vmap("linear_pair_token_stats"))
 # ---- the public function -------------------------------------------------------------------------
 
 
-def outputs(
+def _outputs(
     policy: Head, ref: Head, options: Options, perturbation: float, stats: Sequence[str]
 ) -> dict[str, Tensor]:
-    """_BOTH and the named statistics, checked and by the way that is open. Both lse are what
-    backward reads.
-    """
-    _check_ref(policy, ref)
+    """By the way that is open. Both lse are what backward reads."""
     arguments = (
         *policy, ref.hidden.detach(), ref.weight.detach(),
         None if ref.bias is None else ref.bias.detach(), *options, perturbation, " ".join(stats),
@@ -241,6 +238,25 @@ def _check_ref(policy: Head, ref: Head) -> None:
         raise TypeError(
             f"ref_hidden: expected float64 with float64 hidden only, got {ref.hidden.dtype}"
         )
+
+
+def pair_values(
+    policy: Head, ref: Head, perturbation: float, stats: Sequence[str], **options: Any
+) -> dict[str, Tensor]:
+    """_BOTH and the named statistics: PAIR_STATS, and of the policy alone those of `token_logps`."""
+    if not 0.0 < perturbation < 1.0:
+        raise ValueError(f"perturbation: expected a number in (0, 1), got {perturbation}")
+    check_types(policy)
+    check_types(ref, "ref_")
+    policy, _, _ = localise(policy, "", None)
+    ref, _, _ = localise(ref, "", None)
+    taken = take_options(policy, **options)
+    check_head(policy)
+    _check_ref(policy, ref)
+    values = _outputs(policy, ref, taken, float(perturbation), stats)
+    for name in ("policy_lse", "ref_lse"):
+        values[name] = values[name].to(values["policy_logps"].dtype, copy=True)
+    return values
 
 
 def linear_pair_token_stats(
@@ -281,24 +297,15 @@ def linear_pair_token_stats(
         TypeError, ValueError, NotImplementedError: as `linear_token_logps`.
     """
     names = [name for name, flag in zip(PAIR_STATS, wanted_stats(stats), strict=True) if flag]
-    if not 0.0 < perturbation < 1.0:
-        raise ValueError(f"perturbation: expected a number in (0, 1), got {perturbation}")
-    policy = Head(hidden, weight, labels, bias, lora_a, lora_b)
-    ref = Head(ref_hidden, ref_weight, labels, ref_bias, None, None)
-    check_types(policy)
-    check_types(ref, "ref_")
-    policy, _, _ = localise(policy, "", None)
-    ref, _, _ = localise(ref, "", None)
-    options = take_options(
-        policy,
+    values = pair_values(
+        Head(hidden, weight, labels, bias, lora_a, lora_b),
+        Head(ref_hidden, ref_weight, labels, ref_bias, None, None),
+        perturbation,
+        names,
         ignore_index=ignore_index,
         logit_scale=logit_scale,
         softcap=softcap,
         temperature=temperature,
         memory_limit=memory_limit,
     )
-    check_head(policy)
-    values = outputs(policy, ref, options, float(perturbation), names)
-    for name in ("policy_lse", "ref_lse"):
-        values[name] = values[name].to(values["policy_logps"].dtype, copy=True)
     return PairTokenStats(**values)
