@@ -182,7 +182,9 @@ def differences(name: str, layout: str, trained: tuple[str, ...], **options: Any
     wanted = list(torch.autograd.grad(expected, [exact[key] for key in trained]))
     if layout == "shared" and "hidden" in trained:
         half = wanted[0].shape[0] // 2
-        wanted[0] = torch.cat([wanted[0][:half] + wanted[0][half:], torch.zeros_like(wanted[0][half:])])
+        wanted[0] = torch.cat(
+            [wanted[0][:half] + wanted[0][half:], torch.zeros_like(wanted[0][half:])]
+        )
     pairs = zip([loss, *found], [expected, *wanted], strict=True)
     return [worst(got, want) / (1 + float(want.detach().abs().max())) for got, want in pairs]
 
@@ -196,11 +198,16 @@ def way(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", ROWS_WITH_HEAD)
+CASES = [
+    (name, layout)
+    for name in ROWS_WITH_HEAD
+    for layout in LAYOUTS
+    if layout != "shared" or is_paired(name)  # the answers of a pair share their prompt
+]
+
+
+@pytest.mark.parametrize(("name", "layout"), CASES)
 def test_every_row_is_that_of_whole_logits(name: str, layout: str) -> None:
-    if layout == "shared" and not is_paired(name):
-        pytest.skip("a prompt is shared by the answers of a pair")
     for trained in (PARAMETERS, ("hidden",)):
         for error in differences(name, layout, trained):
             within(error, 1e-13)
@@ -210,3 +217,430 @@ def test_every_row_is_that_of_whole_logits(name: str, layout: str) -> None:
 def test_rows_without_a_vocabulary_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"loss: {name} takes no log-probabilities"):
         LinearPreferenceLoss(name)
+
+
+@pytest.mark.parametrize("name", ["dpo.ipo", "kto.kto", "tdpo.tdpo1", "grpo.grpo", "orpo.orpo"])
+def test_ways_into_the_operators(way: str, name: str) -> None:
+    for trained in (PARAMETERS, ("hidden",)):
+        for error in differences(name, "padded", trained):
+            within(error, 1e-13)
+
+
+# ---- modifiers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dpo.sigmoid", "dpo.hinge", "tdpo.tdpo2", "rdpo.sigmoid"])
+def test_wpo(name: str) -> None:
+    for layout in LAYOUTS:
+        for error in differences(name, layout, PARAMETERS, wpo=True):
+            within(error, 1e-13)
+
+
+PARAMETER_SETS: dict[str, dict[str, Any]] = {
+    "dpo.sigmoid": {"beta": 0.4, "label_smoothing": 0.2, "f_divergence_type": "js_divergence"},
+    "dpo.hinge": {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.3},
+    "cpo.simpo": {"beta": 2.0, "simpo_gamma": 1.1, "cpo_alpha": 0.3},
+    "eps_dpo.sigmoid": {"beta": 0.5, "perturbation": 0.01},
+    "grpo.grpo": {"epsilon": 0.1, "kl_beta": 0.2},
+    "dpo.robust": {"label_smoothing": 0.1, "convention": "trl-1.16"},
+    "dpo.ipo": {"convention": "trl-1.16", "beta": 0.3},
+}
+
+
+@pytest.mark.parametrize("name", PARAMETER_SETS)
+def test_parameters(name: str) -> None:
+    for error in differences(name, "padded", PARAMETERS, **PARAMETER_SETS[name]):
+        within(error, 1e-13)
+
+
+def call(
+    both: dict[str, Any], loss: Any, *, extra: dict[str, Any] | None = None, **options: Any
+) -> Any:
+    """(loss, metrics) of the batch."""
+    name = loss if isinstance(loss, str) else loss[0]
+    module = LinearPreferenceLoss(loss, **OPTIONS, **options)
+    return module(**arguments(both, name), **(extra or of_caller(name)))
+
+
+def test_ipo_by_sums() -> None:
+    """average=False is the paper's form, and OpenRLHF's, which knows no other."""
+    both = batch()
+    inputs = true_inputs(both, "dpo.ipo")
+    sums = {key: each for key, each in inputs.items() if "lengths" not in key}
+    expected = prefopt_torch.loss("dpo.ipo", **sums).losses.mean()
+    for options in ({"average": False}, {"convention": "openrlhf-3c3be62"}):
+        within(worst(call(both, "dpo.ipo", **options)[0], expected), 1e-12)
+    assert abs(float(call(both, "dpo.ipo")[0] - expected)) > 1
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("ld_reference", [True, False])
+def test_ld_dpo(layout: str, ld_reference: bool) -> None:
+    """Tokens beyond the shorter answer count alpha; the reference's too, or not."""
+    both, alpha = batch(), 0.25
+    given = {key: both[f"ref_{key}"] for key in ("hidden", "weight", "bias")}
+    policy = truth(both, **OPTIONS)["logps"]
+    ref = truth({**given, "labels": both["labels"]}, **OPTIONS)["logps"]
+    mask = both["labels"] != -100
+    lengths = mask.sum(1)
+    shorter = torch.minimum(lengths, lengths.roll(PAIRS))
+    weights = torch.where(mask.cumsum(1) <= shorter[:, None], 1.0, alpha) * mask
+    policy_sums = (policy * weights).sum(1)
+    ref_sums = (ref * (weights if ld_reference else 1)).sum(1)
+    expected = prefopt_torch.dpo_loss(
+        *policy_sums.split(PAIRS), *ref_sums.split(PAIRS)
+    ).losses.mean()
+    got, logged = call(
+        laid_out(both, layout), "dpo.sigmoid", ld_alpha=alpha, ld_reference=ld_reference
+    )
+    within(worst(got, expected), 1e-13)
+    within(worst(logged["logps/chosen"], policy_sums[:PAIRS].mean()), 1e-13)
+
+
+def test_several_losses() -> None:
+    """MPO's sum; inputs and parameters go to the losses that have them."""
+    both = batch()
+    names, weights = (
+        ("dpo.sigmoid", "dpo.bco_pair", "dpo.sft", "rdpo.sigmoid"),
+        (0.8, 0.2, 1.0, 0.5),
+    )
+    got, logged = call(
+        both, names, loss_weights=weights, rdpo_alpha=0.2, beta=0.3, extra={"delta": 0.1}
+    )
+    parts = [
+        prefopt_torch.loss(name, **true_inputs(both, name), **options, beta=0.3).losses.mean()
+        for name, options in zip(names, ({}, {"delta": 0.1}, {}, {"rdpo_alpha": 0.2}), strict=True)
+    ]
+    within(worst(got, sum(w * part for w, part in zip(weights, parts, strict=True))), 1e-13)
+    alone = call(both, "dpo.sigmoid", beta=0.3)[1]
+    assert {key: float(each) for key, each in alone.items()}.items() <= {
+        key: float(each) for key, each in logged.items()
+    }.items()
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_reference_log_probs_that_were_made_before(layout: str) -> None:
+    both = laid_out(batch(dtype=torch.float32), layout)
+    expected = call(both, "dpo.sigmoid")
+    ref = prefopt_torch.linear_token_logps(
+        both["ref_hidden"], both["ref_weight"], both["labels"], bias=both["ref_bias"], **OPTIONS
+    ).logps
+    sums = prefopt_torch.sequence_logps(
+        ref, both["labels"] != -100, cu_seqlens=both.get("cu_seqlens")
+    )
+    bare = {key: each for key, each in both.items() if not key.startswith("ref_")}
+    for given in ({"ref_logps": sums}, {"ref_token_logps": ref}):
+        got = call({**bare, **given}, "dpo.sigmoid")
+        assert torch.equal(got[0], expected[0])
+        assert got[1] == expected[1]
+
+
+def test_a_policy_that_is_its_reference_has_ln_2() -> None:
+    both = batch(dtype=torch.float32)
+    both.update({f"ref_{key}": both[key] for key in PARAMETERS})
+    got, logged = call(both, "dpo.sigmoid")
+    assert got.item() == pytest.approx(math.log(2), rel=1e-7)
+    assert logged["rewards/margins"].item() == 0.0
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("name", ["orpo.orpo", "cpo.sigmoid"])
+def test_nll_over_other_tokens(name: str, layout: str) -> None:
+    """TRL's ORPO counts the prompt's tokens too."""
+    both = batch()
+    nll_labels = both["labels"][:PAIRS].clone()
+    nll_labels[:, :2] = 3
+    if layout == "packed":
+        both = laid_out(both, layout)
+        kept = torch.ones(PAIRS, TOKENS, dtype=torch.bool)
+        kept[0, -1] = kept[2, -3:] = False
+        given = nll_labels[kept]
+        nll_labels[~kept] = -100
+    else:
+        given = nll_labels
+    padded = batch()
+    chosen = {**padded, "hidden": padded["hidden"][:PAIRS], "labels": nll_labels}
+    inputs = true_inputs(padded, name)
+    inputs["chosen_nll"] = -truth(chosen, **OPTIONS)["logps"].sum(1)
+    count = int((nll_labels != -100).sum())
+    expected = prefopt_torch.loss(name, **inputs, nll_tokens=count).losses.mean()
+    got, logged = call(both, name, extra={"nll_labels": given})
+    within(worst(got, expected), 1e-13)
+    within(worst(logged["nll_loss"], inputs["chosen_nll"].sum() / count), 1e-13)
+    convention = "trl-1.16" if name == "orpo.orpo" else None
+    assert torch.equal(call(both, name, extra={"nll_labels": given}, convention=convention)[0], got)
+
+
+# ---- metrics -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_metrics_of_pairs(layout: str) -> None:
+    both = batch()
+    for tensor in (both["hidden"], both["weight"]):
+        tensor.requires_grad_()
+    got = call(laid_out(both, layout), "dpo.sigmoid", beta=0.3)[1]
+    assert not any(each.requires_grad or each.dim() for each in got.values())
+    _, result = true_loss(both, "dpo.sigmoid", beta=0.3)
+    tokens, mask = truth(both, **OPTIONS), both["labels"] != -100
+    chosen, rejected = result.chosen_rewards, result.rejected_rewards
+    sides = {"chosen": slice(None, PAIRS), "rejected": slice(PAIRS, None)}
+    expected = {
+        "rewards/chosen": chosen.mean(),
+        "rewards/rejected": rejected.mean(),
+        "rewards/accuracies": (chosen > rejected).double().mean(),
+        "rewards/margins": (chosen - rejected).mean(),
+        "entropy": tokens["entropy"][mask].mean(),
+        "mean_token_accuracy": tokens["correct"][:PAIRS][mask[:PAIRS]].double().mean(),
+    }
+    for side, part in sides.items():
+        expected[f"logps/{side}"] = tokens["logps"][part].sum(1).mean()
+        expected[f"logits/{side}"] = tokens["mean_logit"][part][mask[part]].mean()
+    assert set(got) == set(expected)
+    for name, each in expected.items():
+        within(worst(got[name], each), 1e-13)
+
+
+def test_metrics_of_single_answers() -> None:
+    both = batch()
+    got = call(both, "kto.kto", beta=0.3)[1]
+    _, result = true_loss(both, "kto.kto", beta=0.3)
+    tokens, mask, desirable = (
+        truth(both, **OPTIONS),
+        both["labels"] != -100,
+        of_caller("kto.kto")["desirable"],
+    )
+    expected = {
+        "kl": torch.tensor(0.75),
+        "entropy": tokens["entropy"][mask].mean(),
+        "mean_token_accuracy": tokens["correct"][mask].double().mean(),
+        "rewards/margins": result.rewards[desirable].mean() - result.rewards[~desirable].mean(),
+    }
+    for side, kept in (("chosen", desirable), ("rejected", ~desirable)):
+        expected[f"rewards/{side}"] = result.rewards[kept].mean()
+        expected[f"logps/{side}"] = tokens["logps"][kept].sum(1).mean()
+        expected[f"logits/{side}"] = tokens["mean_logit"][kept][mask[kept]].mean()
+    assert set(got) == set(expected)
+    for name, each in expected.items():
+        within(worst(got[name], each), 1e-13)
+
+
+def test_other_metrics() -> None:
+    both = batch()
+    inputs = true_inputs(both, "tdpo.tdpo1")
+    got = call(both, "tdpo.tdpo1")[1]
+    for side in ("chosen", "rejected"):
+        within(worst(got[f"kl/{side}"], inputs[f"{side}_kl"].mean()), 1e-13)
+    inputs = true_inputs(both, "grpo.grpo")
+    mask = inputs["mask"]
+    difference = (inputs["logps"] - inputs["ref_token_logps"])[mask]
+    expected = ((-difference).exp() + difference - 1).mean()
+    got = call(both, "grpo.grpo")[1]
+    within(worst(got["kl"], expected) / float(expected), 1e-13)
+    assert set(got) == {"kl", "entropy", "mean_token_accuracy"}
+    assert call(both, "dpo.sigmoid", metrics=False)[1] == {}
+
+
+# ---- denominators --------------------------------------------------------------------------------
+
+# A sort, a mean or a statistic over the batch makes the loss of a part another one.
+COUPLED = {"dpo.aot", "dpo.aot_unpaired", "beta_dpo.sigmoid", "dpo.kto_pair"}
+
+
+def parts_of(both: dict[str, Any], extra: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
+    """The batch in two calls of one and two pairs (or two and four answers)."""
+    size = PAIRS if is_paired(name) else 2 * PAIRS
+    for items in (slice(0, size // 3), slice(size // 3, None)):
+        answers = torch.arange(2 * PAIRS)
+        answers = torch.cat([a[items] for a in answers.split(size)])
+        part = {}
+        for key, each in {**arguments(both, name), **extra}.items():
+            if not isinstance(each, torch.Tensor) or key in (
+                "weight",
+                "bias",
+                "ref_weight",
+                "ref_bias",
+            ):
+                part[key] = each
+            elif each.shape[0] == 2 * PAIRS and key not in ("udm_weights",):
+                part[key] = each[answers]
+            else:
+                part[key] = each[items]
+        yield part
+
+
+@pytest.mark.parametrize("name", sorted(set(ROWS_WITH_HEAD) - COUPLED))
+def test_micro_batches_add_up(name: str) -> None:
+    both = leaves_of(batch(), PARAMETERS)
+    extra = of_caller(name)
+    module = LinearPreferenceLoss(name, **OPTIONS)
+    whole, _ = module(**arguments(both, name), **extra)
+    wanted = torch.autograd.grad(whole, [both[key] for key in PARAMETERS])
+    tokens = (both["labels"] != -100).sum()
+    nll_tokens = tokens if name == "sft.nll" else (both["labels"][:PAIRS] != -100).sum()
+    if needs_gold(name):
+        nll_tokens = (both["gold_labels"] != -100).sum()
+    numbers = {
+        "num_items": PAIRS if is_paired(name) else 2 * PAIRS,
+        "nll_tokens": nll_tokens,
+        "num_tokens": tokens,
+    }
+    parts = [module(**part, **numbers)[0] for part in parts_of(both, extra, name)]
+    assert len(parts) == 2
+    found = torch.autograd.grad(sum(parts), [both[key] for key in PARAMETERS])
+    for got, want in zip([sum(parts), *found], [whole, *wanted], strict=True):
+        within(worst(got, want) / (1 + float(want.detach().abs().max())), 1e-13)
+
+
+def test_denominators_that_are_missing() -> None:
+    both = batch()
+    for name, missing in (("cpo.sigmoid", "nll_tokens"), ("grpo.dapo", "num_tokens")):
+        with pytest.raises(ValueError, match=f"{missing}: {name} needs it beside num_items"):
+            call(both, name, extra={**of_caller(name), "num_items": 8})
+    for number in (0, -1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="num_items: expected a finite number > 0"):
+            call(both, "dpo.sigmoid", extra={"num_items": number})
+
+
+# ---- nothing there -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ROWS_WITH_HEAD)
+def test_no_answers(name: str) -> None:
+    """A loss of 0 with gradients of 0: a process without answers still takes part in backward."""
+    both = {k: e if e.dim() < 3 and "labels" not in k else e[:0] for k, e in batch().items()}
+    both = leaves_of(both, PARAMETERS)
+    extra = {k: e[:0] if isinstance(e, torch.Tensor) else e for k, e in of_caller(name).items()}
+    loss, logged = call(both, name, extra=extra)
+    assert loss.item() == 0
+    grads = torch.autograd.grad(loss, [both[key] for key in PARAMETERS])
+    assert not any(each.any() for each in grads)
+    assert not any(each.item() for key, each in logged.items() if key != "kl")
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize(
+    "name", ["dpo.sigmoid", "cpo.simpo", "orpo.orpo", "dpo.sft", "kto.kto", "grpo.dapo"]
+)
+def test_no_tokens(name: str, layout: str) -> None:
+    """Answers without tokens that count have log-probability 0; no gradient comes of them."""
+    both = batch()
+    both["labels"].fill_(-100)
+    both = leaves_of(laid_out(both, layout), PARAMETERS)
+    loss, logged = call(both, name)
+    assert loss.isfinite()
+    loss.backward()
+    assert not any(both[key].grad.any() for key in PARAMETERS)
+    assert all(each.isfinite() for each in logged.values())
+
+
+# ---- dtypes, compilers ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", ["dpo.sigmoid", "tdpo.tdpo2"])
+def test_dtypes(dtype: Any, name: str) -> None:
+    """Computed in float32 from exact inputs; gradients in the parameters' dtypes."""
+    both = batch(dtype=dtype)
+    ours = leaves_of(both, PARAMETERS)
+    exact = leaves_of(both, PARAMETERS, torch.float64)
+    for key, each in exact.items():
+        exact[key] = each if each.is_floating_point() else both[key]
+    got, expected = call(ours, name)[0], true_loss(exact, name)[0]
+    assert got.dtype is torch.float32
+    within(worst(got, expected), 2e-6)
+    found = torch.autograd.grad(got, [ours[key] for key in PARAMETERS])
+    wanted = torch.autograd.grad(expected, [exact[key] for key in PARAMETERS])
+    rounding = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}.get(dtype, 0.0)
+    for key, ours_, theirs in zip(PARAMETERS, found, wanted, strict=True):
+        assert ours_.dtype is both[key].dtype
+        within(worst(ours_, theirs, rounding), 1e-6)
+
+
+@pytest.mark.parametrize("name", ["dpo.sigmoid", "grpo.grpo", "tdpo.tdpo2"])
+def test_compiles_without_a_graph_break(name: str) -> None:
+    both = leaves_of(batch(dtype=torch.float32), PARAMETERS)
+    module, extra = LinearPreferenceLoss(name, **OPTIONS), of_caller(name)
+    given = arguments(both, name)
+
+    def step(hidden: Any) -> Any:
+        return module(**{**given, "hidden": hidden * 1}, **extra)
+
+    torch._dynamo.reset()
+    got = torch.compile(step, fullgraph=True, backend="aot_eager")(both["hidden"])
+    expected = step(both["hidden"])
+    assert torch.equal(got[0], expected[0])
+    assert {key: float(each) for key, each in got[1].items()} == {
+        key: float(each) for key, each in expected[1].items()
+    }
+    leaves = [both[key] for key in PARAMETERS]
+    for ours, theirs in zip(
+        torch.autograd.grad(got[0], leaves), torch.autograd.grad(expected[0], leaves), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+BAD_CONSTRUCTION = {
+    "name": ({"loss": "dpo.nonsense"}, ValueError, "no loss is called"),
+    "no name": ({"loss": ()}, ValueError, "loss: expected a name"),
+    "procedure": ({"loss": "eps_dpo.beta"}, ValueError, "eps_dpo.beta is a procedure"),
+    "kinds": ({"loss": ("dpo.sigmoid", "kto.kto")}, ValueError, "over pairs, or losses over"),
+    "parameter": ({"loss": "dpo.sigmoid", "betta": 1.0}, TypeError, "betta: .* mean beta"),
+    "denominator": ({"loss": "sft.nll", "nll_tokens": 3}, TypeError, "expected in the call"),
+    "weights": ({"loss": ("dpo.sft",), "loss_weights": (1, 2)}, ValueError, "expected 1 numbers"),
+    "infinite": ({"loss": "dpo.sft", "loss_weights": (math.inf,)}, ValueError, "finite numbers"),
+    "wpo": ({"loss": "dpo.aot", "wpo": True}, ValueError, "wpo: dpo.aot takes no weights"),
+    "ld": ({"loss": "kto.kto", "ld_alpha": 0.5}, ValueError, "ld_alpha: kto.kto is no loss over"),
+    "ld range": ({"loss": "dpo.sigmoid", "ld_alpha": 2}, ValueError, "ld_alpha: expected"),
+    "average": ({"loss": "cpo.simpo", "average": False}, ValueError, "average: cpo.simpo has one"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CONSTRUCTION)
+def test_bad_construction(case: str) -> None:
+    given, error, match = BAD_CONSTRUCTION[case]
+    with pytest.raises(error, match=match):
+        LinearPreferenceLoss(**given)
+
+
+BAD_CALLS: dict[str, tuple[str, dict[str, Any], Any, str]] = {
+    "input": ("dpo.sigmoid", {"desirable": 1}, TypeError, "desirable: dpo.sigmoid takes no such"),
+    "odd": ("dpo.sigmoid", {"labels": torch.zeros(5, 7, dtype=torch.long)}, ValueError, "even num"),
+    "flat": ("dpo.sigmoid", {"labels": torch.zeros(4).long()}, ValueError, r"expected \[S, T\]"),
+    "none": ("dpo.sigmoid", {"ref_hidden": None, "ref_weight": None, "ref_bias": None}, ValueError,
+             "ref_logps: dpo.sigmoid needs a reference: ref_logps, ref_token_logps, or"),
+    "token reference": ("kl.k3", {"ref_hidden": None, "ref_weight": None, "ref_bias": None},
+                        ValueError, "ref_token_logps: kl.k3 needs a reference"),
+    "half": ("dpo.sigmoid", {"ref_weight": None}, ValueError, "ref_weight: expected ref_hidden"),
+    "both": ("dpo.sigmoid", {"ref_logps": torch.zeros(6)}, ValueError, "ref_logps: expected one"),
+    "unused": ("cpo.simpo", {"ref_logps": torch.zeros(6)}, ValueError, "none of the losses has a"),
+    "size": ("dpo.sigmoid", {"ref_hidden": None, "ref_weight": None, "ref_bias": None,
+             "ref_logps": torch.zeros(3)}, ValueError, r"ref_logps: expected \(6,\)"),
+    "whole rows": ("tdpo.tdpo1", {"ref_hidden": None, "ref_weight": None, "ref_bias": None,
+                   "ref_logps": torch.zeros(6)}, ValueError, "ref_hidden: tdpo.tdpo1 reads both"),
+    "missing": ("kto.kto", {"desirable": None}, ValueError, "desirable: kto.kto needs it"),
+    "gold": ("tpo.sigmoid", {"gold_labels": None}, ValueError, "gold_labels: expected gold_hidden"),
+    "no gold": ("dpo.sigmoid", {"gold_hidden": torch.zeros(3, 4, 5), "gold_labels": torch.zeros(
+                3, 4).long()}, ValueError, "gold_hidden: none of the losses"),
+    "no nll": ("dpo.sigmoid", {"nll_labels": torch.zeros(3, 7).long()}, ValueError, "nll_labels:"),
+    "cuts": ("dpo.sigmoid", {"labels": torch.zeros(42).long(), "cu_seqlens": torch.tensor([0, 50])},
+             ValueError, "cu_seqlens"),
+    "list of cuts": ("dpo.sigmoid", {"cu_seqlens": [0, 50]}, TypeError, "cu_seqlens: expected a"),
+    "range": ("dpo.sigmoid", {"labels": torch.full((6, 7), VOCAB)}, ValueError, "labels"),
+    "group": ("tdpo.tdpo1", {"group": 1}, ValueError, "group: losses over whole rows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+def test_bad_call(case: str) -> None:
+    name, change, error, match = BAD_CALLS[case]
+    given = {**arguments(batch(), name), **of_caller(name), **change}
+    with pytest.raises(error, match=match):
+        LinearPreferenceLoss(name)(**given)
+
+
+def test_repr_shows_losses_and_parameters() -> None:
+    module = LinearPreferenceLoss(("dpo.sigmoid", "dpo.sft"), beta=0.2)
+    assert repr(module) == "LinearPreferenceLoss(dpo.sigmoid, dpo.sft, beta=0.2)"

@@ -20,10 +20,12 @@ from torch_linear_cases import (  # noqa: E402
     within,
     worst,
 )
+from torch_linear_cases import truth as truth_of_one  # noqa: E402
 
 from prefopt import torch as prefopt_torch  # noqa: E402
 from prefopt._pair import PAIR_STATS  # noqa: E402
 from prefopt.torch import _linear_pair  # noqa: E402
+from prefopt.torch._head import Head  # noqa: E402
 
 EVERYTHING = {"logit_scale": 0.7, "softcap": 5.0, "temperature": 0.8}
 ROUNDING = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
@@ -36,10 +38,12 @@ def way(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-def problem(dtype: Any = torch.float32, shape: tuple[int, ...] = (2, 10)) -> dict[str, Any]:
+def problem(
+    dtype: Any = torch.float32, shape: tuple[int, ...] = (2, 10), size: int = 16, vocab: int = 70
+) -> dict[str, Any]:
     """A policy with everything a head can have, and a reference of another hidden size."""
-    ref = make(shape, 9, 70, dtype=dtype, bias=True, seed=1)
-    policy = make(shape, 16, 70, dtype=dtype, bias=True, rank=2)
+    ref = make(shape, 9, vocab, dtype=dtype, bias=True, seed=1)
+    policy = make(shape, size, vocab, dtype=dtype, bias=True, rank=2)
     return {**policy, **{REF[name]: each for name, each in ref.items() if name != "labels"}}
 
 
@@ -96,7 +100,7 @@ def test_values_and_gradients(way: str, dtype: Any, options: Any) -> None:
 
 @pytest.mark.parametrize("names", [PARAMETERS, ("hidden",), ("lora_b",)])
 def test_gradcheck(way: str, names: tuple[str, ...]) -> None:
-    leaves = leaves_of(problem(torch.float64, (2, 2)), names)
+    leaves = leaves_of(problem(torch.float64, (2, 2), 5, 7), names)
 
     def function(*tensors: Any) -> Any:
         given = {**leaves, **dict(zip(names, tensors, strict=True))}
@@ -115,6 +119,22 @@ def test_chunks_change_nothing_but_rounding(way: str) -> None:
     ]
     for whole, single in zip(*results, strict=True):
         within(worst(single, whole), 1e-14)
+
+
+def test_statistics_of_the_policy_alone_in_any_order(way: str) -> None:
+    """What LinearPreferenceLoss logs comes from the same chunks."""
+    both = problem(torch.float64)
+    policy = {name: each for name, each in both.items() if not name.startswith("ref_")}
+    names = ["lse2", *reversed(PAIR_STATS), "correct", "entropy"]
+    head = Head(*(policy[name] for name in Head._fields))
+    ref = Head(both["ref_hidden"], both["ref_weight"], both["labels"], both["ref_bias"], None, None)
+    got = _linear_pair.pair_values(
+        head, ref, 0.1, names, logit_scale=0.7, softcap=5.0, temperature=0.8, ignore_index=-100,
+        memory_limit=4000,
+    )  # fmt: skip
+    want = {**truth(both, 0.1, **EVERYTHING), **truth_of_one(policy, **EVERYTHING)}
+    for name in names:
+        within(worst(got[name], want[name]), 1e-14)
 
 
 def test_what_is_ignored_does_no_harm(way: str) -> None:

@@ -11,11 +11,10 @@ Three layouts, with S answers (of pairs, the chosen ones first and then the reje
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
+from ._bridge import wide_dtype
 from ._inputs import ld_weights, wpo_weights
 from ._sequence import sequence_logps
 
@@ -26,8 +25,9 @@ class Layout:
     def __init__(
         self, labels: Tensor, cu_seqlens: Tensor | None, ignore_index: int, name: str = "labels"
     ) -> None:
-        if not isinstance(labels, Tensor):
-            raise TypeError(f"{name}: expected a torch.Tensor, got {type(labels).__name__}")
+        for argument, each in ((name, labels), ("cu_seqlens", cu_seqlens)):
+            if not isinstance(each, Tensor) and (each is not None or argument == name):
+                raise TypeError(f"{argument}: expected a torch.Tensor, got {type(each).__name__}")
         dimensions, expected = (2, "[S, T]") if cu_seqlens is None else (1, "[N] with cu_seqlens")
         if labels.dim() != dimensions:
             raise ValueError(f"{name}: expected {expected}, got {tuple(labels.shape)}")
@@ -35,20 +35,18 @@ class Layout:
         self.mask = labels != ignore_index
         self.cu_seqlens = cu_seqlens
         self.size = labels.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        self.lengths = self._lengths()
+        self._places: tuple[Tensor, Tensor, int] | None = None
 
     def sums(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
         """[S] of values of tokens; only those that count are read."""
         kept = self.mask if weights is None else weights
         return sequence_logps(values, kept, cu_seqlens=self.cu_seqlens)
 
-    @functools.cached_property
-    def lengths(self) -> Tensor:
+    def _lengths(self) -> Tensor:
         """Tokens that count in each answer, [S] int64."""
-        if self.cu_seqlens is None:
-            return self.mask.sum(dim=1)
-        before = torch.nn.functional.pad(self.mask.cumsum(dim=0), (1, 0))
-        cuts = self.cu_seqlens.long()
-        return before[cuts[1:]] - before[cuts[:-1]]
+        ones = self.mask.to(wide_dtype(self.labels))
+        return sequence_logps(ones, cu_seqlens=self.cu_seqlens).long()
 
     def count(self, part: slice = slice(None)) -> Tensor:
         """Tokens that count in the answers of `part`, []."""
@@ -60,21 +58,22 @@ class Layout:
 
     # ---- rows of tokens --------------------------------------------------------------------------
 
-    @functools.cached_property
-    def _places(self) -> tuple[Tensor, Tensor, int]:
+    def _find_places(self, cu_seqlens: Tensor) -> tuple[Tensor, Tensor, int]:
         """Of packed tokens: the answer [N], the position in it [N], and the longest length."""
-        assert self.cu_seqlens is not None
-        cuts = self.cu_seqlens.long()
+        if self._places is not None:
+            return self._places
+        cuts = cu_seqlens.long()
         lengths = cuts.diff()
         answers = torch.repeat_interleave(lengths, output_size=self.labels.shape[0])
         positions = torch.arange(self.labels.shape[0], device=cuts.device) - cuts[answers]
-        return answers, positions, int(lengths.max()) if self.size else 0
+        self._places = answers, positions, int(lengths.max()) if self.size else 0
+        return self._places
 
     def padded(self, values: Tensor) -> Tensor:
         """Values of tokens as [S, T], whatever the layout."""
         if self.cu_seqlens is None:
             return values
-        answers, positions, longest = self._places
+        answers, positions, longest = self._find_places(self.cu_seqlens)
         rows = values.new_zeros(self.size, longest)
         return rows.index_put((answers, positions), values)
 
@@ -82,7 +81,7 @@ class Layout:
         """The inverse of `padded`."""
         if self.cu_seqlens is None:
             return rows
-        answers, positions, _ = self._places
+        answers, positions, _ = self._find_places(self.cu_seqlens)
         return rows[answers, positions]
 
     def ld_weights(self, alpha: float) -> Tensor:

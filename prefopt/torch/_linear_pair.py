@@ -72,8 +72,8 @@ def _forward(*arguments: Any) -> list[Tensor]:
     """[*_BOTH, *stats]: PAIR_STATS, and of the policy alone those of `token_logps`."""
     call = _Call.take(arguments)
     perturbation, names = arguments[-2], arguments[-1].split()
-    of_pairs = [name for name in names if name in PAIR_STATS]
-    of_policy = [name for name in names if name not in PAIR_STATS]
+    of_pairs = [name for name in PAIR_STATS if name in names]
+    of_policy = _token.ordered([name for name in names if name not in PAIR_STATS])
     results = dict(zip((*_BOTH, *names), _fake_forward(*arguments), strict=True))
     for each in results.values():
         each.zero_()

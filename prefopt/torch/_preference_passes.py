@@ -69,10 +69,10 @@ class Passes(NamedTuple):
         """logps, lse and the statistics of the policy."""
         return _in_shape(self._logps(self._spread(), stats)._asdict(), self.layout)
 
-    @torch.no_grad()
     def reference(self, reference: Reference) -> Tensor:
         """The reference's logps."""
-        logps = self._logps(reference.head(self.layout)).logps
+        with torch.no_grad():
+            logps = self._logps(reference.head(self.layout)).logps
         return logps.reshape(self.layout.labels.shape)
 
     def whole_rows(
