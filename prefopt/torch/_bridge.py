@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -105,6 +106,19 @@ def as_array(tensor: Tensor) -> npt.NDArray[Any]:
 def optional_array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
     """`as_array`, or None for None."""
     return None if tensor is None else as_array(tensor)
+
+
+def borrowed_array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
+    """`optional_array` of a model's parameter. Tensor.numpy would bar its storage from resizing, and
+    FSDP2 frees the storage of gathered parameters that way; DLPack leaves it alone.
+    """
+    if tensor is None:
+        return None
+    bits = tensor.detach()
+    array: npt.NDArray[Any] = np.from_dlpack(
+        bits.view(torch.uint16) if bits.dtype is torch.bfloat16 else bits
+    )
+    return array
 
 
 def core_dtype(tensor: Tensor) -> str | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from prefopt import _blas, _core
 
 from . import _plain_linear
-from ._bridge import as_array, forces_plain, optional_array
+from ._bridge import as_array, borrowed_array, forces_plain, optional_array
 from ._head import ANY_VOCAB, Head, Options
 from ._token import STATS
 
@@ -71,7 +71,7 @@ def _inputs(head: Head, options: Options) -> Any:
     _blas.ensure_loaded()
     halves = any(each is not None and each.dtype is torch.bfloat16 for each in head)
     return (
-        *(optional_array(each) for each in head),
+        *(borrowed_array(each) for each in head),
         "bfloat16" if halves else None,
         options.ignore_index,
         options.logit_scale,

@@ -97,7 +97,7 @@ def _exchange(states: Tensor, head: Head, options: Options) -> Tensor:
     parts = mine.new_empty(torch.distributed.get_world_size(group), *mine.shape)
     torch.distributed.all_gather(list(parts.unbind(0)), mine, group=group)
     _check(parts[:, -1, : len(_WHAT)], head.labels, options.ignore_index)
-    return parts[:, :-1].reshape(-1, *states.shape).contiguous()
+    return parts[:, :-1].reshape(parts.shape[0], *states.shape).contiguous()
 
 
 # ---- forward -------------------------------------------------------------------------------------
