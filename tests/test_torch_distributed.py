@@ -63,4 +63,4 @@ def test_against_one_process(results: Any, name: str, size: int) -> None:
         assert isinstance(errors, dict), errors
         assert errors
         for error in errors.values():
-            within(error, 1e-12)
+            within(error, 7e-14)
