@@ -235,13 +235,7 @@ static pfo_status check_states(const pfo_view *states, const pfo_view *labels, p
     for (int32_t axis = 0; fits && axis < labels->ndim; axis++) fits = states->shape[axis + 1] == labels->shape[axis];
     if (!fits)
         return pfo_fail(error, PFO_ERROR_SHAPE, "states", -1, "expected [parts, *labels, %d]", PFO_ROW_STATE_FIELDS);
-    int64_t step = 8;
-    for (int32_t axis = states->ndim - 1; axis >= 0; axis--) {
-        if (states->shape[axis] > 1 && states->strides_bytes[axis] != step)
-            return pfo_fail(error, PFO_ERROR_STRIDE, "states", -1, "expected a C-contiguous array");
-        step *= states->shape[axis];
-    }
-    return PFO_OK;
+    return pfo_check_contiguous(states, "states", error);
 }
 
 pfo_status pfo_check_row_states(const pfo_row_states_args *args, pfo_error *error)

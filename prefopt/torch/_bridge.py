@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -99,6 +100,11 @@ def runs_cuda(tensor: Tensor) -> bool:
     return tensor.is_cuda and not _forced_plain and bool(_cuda.cuda_available())
 
 
+def forces_plain() -> bool:
+    """True within `force_plain`."""
+    return _forced_plain
+
+
 def runs_plain(tensor: Tensor) -> bool:
     """True when no kernels can read this tensor: another device, or a test forces it."""
     return _forced_plain or not (tensor.is_cpu or runs_cuda(tensor))
@@ -161,6 +167,19 @@ def as_array(tensor: Tensor) -> npt.NDArray[Any]:
 def optional_array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
     """`as_array`, or None for None."""
     return None if tensor is None else as_array(tensor)
+
+
+def borrowed_array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
+    """`optional_array` of a model's parameter. Tensor.numpy would bar its storage from resizing, and
+    FSDP2 frees the storage of gathered parameters that way; DLPack leaves it alone.
+    """
+    if tensor is None:
+        return None
+    bits = tensor.detach()
+    array: npt.NDArray[Any] = np.from_dlpack(
+        bits.view(torch.uint16) if bits.dtype is torch.bfloat16 else bits
+    )
+    return array
 
 
 def core_dtype(tensor: Tensor) -> str | None:
