@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import prefopt
-from prefopt import _core, _cuda
+from prefopt import _core, _cublas, _cuda
 from prefopt._blas import ensure_loaded
 
 INTEGRATIONS = (
@@ -96,6 +96,7 @@ def collect() -> dict[str, Any]:
             "available": cuda.available,
             "reason": cuda.reason,
             "library": library.build_info() if (library := _cuda.opened()) else None,
+            "cublas": _cublas.cublas_available().reason if cuda else None,
         },
         "integrations": {name: _version(name) for name in INTEGRATIONS},
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
@@ -109,6 +110,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     cuda = "available" if facts["cuda"]["available"] else facts["cuda"]["reason"]
     if facts["cuda"]["library"]:
         cuda += f"   {facts['cuda']['library']}"
+    if facts["cuda"]["cublas"]:
+        cuda += f"   {facts['cuda']['cublas']}"
     lines = [
         f"prefopt       {facts['prefopt']}  ({facts['location']})",
         f"python        {facts['python']} on {facts['platform']}",

@@ -57,6 +57,7 @@ class Options(NamedTuple):
     rounding: str  # the dtype that autocast rounds inputs to; "": none
     vocab_start: int
     group: str  # the process group that holds the whole vocabulary; "": this process does
+    num_tokens: int  # CUDA: at most so many labels are not ignored; 0: nobody says
 
 
 @contextlib.contextmanager

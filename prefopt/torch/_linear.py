@@ -11,7 +11,13 @@ from torch import Tensor
 from prefopt._linear import HIDDEN_GRADS
 
 from . import _linear_operator
-from ._bridge import contiguous_rows, refuse_forward_mode, refuse_transforms, runs_directly
+from ._bridge import (
+    contiguous_rows,
+    refuse_forward_mode,
+    refuse_transforms,
+    runs_cuda,
+    runs_directly,
+)
 from ._dtensor import group_name, localise
 from ._head import DEFAULT_MEMORY, Head, Options
 from ._linear_check import (
@@ -46,6 +52,7 @@ def linear_token_logps(
     entropy_requires_grad: bool = True,
     group: Any = None,
     vocab_start: int | None = None,
+    num_tokens: int | None = None,
 ) -> TokenLogps:
     """`token_logps` of the logits that a head makes from hidden states, without those logits::
 
@@ -87,6 +94,9 @@ def linear_token_logps(
             all_reduce of the gradient by hidden in the backward. No topk.
         vocab_start: with `group`, the first vocabulary index of this rank's part. It is derived
             where weight is a distributed tensor, and so is `group` where hidden is one too.
+        num_tokens: how many labels are not ignored, or a number that is certainly no less. Without
+            it a CUDA device, which nobody waits for, multiplies the ignored tokens too. Where there
+            are more, every result is NaN and `cuda_check` says so. Other devices count themselves.
 
     Returns:
         `TokenLogps`, results [...] in float32 (float64 for float64 hidden), topk_ids and
@@ -113,6 +123,7 @@ def linear_token_logps(
         grad_filter=grad_filter,
         vocab_start=start,
         group=name,
+        num_tokens=num_tokens,
     )
     check_head(head)
     check_topk(topk, head.weight.shape[0])
@@ -177,7 +188,7 @@ def _anchor(hidden: Tensor) -> Tensor:
 def _keeps(head: Head, options: Options) -> tuple[bool, Options]:
     """Whether the logits are kept for backward, and the limit that is left for the workspace."""
     limit = options.memory_limit
-    if not limit or options.group:
+    if not limit or options.group or runs_cuda(head.hidden):
         return False, options
     tokens = int((head.labels != options.ignore_index).sum())
     itemsize = 8 if head.hidden.dtype is torch.float64 else 4

@@ -92,6 +92,7 @@ def take_options(
     grad_filter: float | None = None,
     vocab_start: int | None = None,
     group: str = "",
+    num_tokens: int | None = None,
 ) -> Options:
     """The options of a call, checked."""
     if not 1e-30 <= temperature <= 1e30:
@@ -104,6 +105,8 @@ def take_options(
         raise ValueError(
             f"memory_limit: expected a number of bytes > 0, or None, got {memory_limit}"
         )
+    if num_tokens is not None and num_tokens < 1:
+        raise ValueError(f"num_tokens: expected a number of tokens > 0, or None, got {num_tokens}")
     if grad_filter is not None and not 0 <= grad_filter < 1:
         raise ValueError(f"grad_filter: expected a number in [0, 1), got {grad_filter}")
     return Options(
@@ -116,6 +119,7 @@ def take_options(
         rounding_of(head),
         vocab_start or 0,
         group,
+        num_tokens or 0,
     )
 
 

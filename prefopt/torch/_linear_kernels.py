@@ -1,8 +1,7 @@
 """What makes the fused linear operation on a device: the C kernels for CPU tensors, and the choice.
 
-A `Kernels` is three functions over a `Head` and its `Options`; `prefopt.torch._plain_linear` has
-them in plain torch for every device that `KERNELS` does not name. Kernels for another device are
-one more entry there.
+A `Kernels` is three functions over a `Head` and its `Options`; `prefopt.torch._cuda_linear` has
+them for CUDA tensors, and `prefopt.torch._plain_linear` in plain torch for every other device.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from prefopt import _blas, _core
+from prefopt import _blas, _core, _cublas
 
-from . import _plain_linear
-from ._bridge import as_array, borrowed_array, forces_plain, optional_array
+from . import _cuda_linear, _plain_linear
+from ._bridge import as_array, borrowed_array, forces_plain, optional_array, runs_cuda
 from ._head import ANY_VOCAB, Head, Options
 from ._token import STATS
 
@@ -134,20 +133,30 @@ def _finish(states: Tensor, head: Head, options: Options) -> dict[str, Tensor]:
 # ---- the choice ----------------------------------------------------------------------------------
 
 PLAIN = Kernels(_plain_linear.sweep, _plain_linear.gradients, _plain_linear.finish)
-KERNELS: dict[str, Kernels] = {"cpu": Kernels(_sweep, _gradients, _finish)}
+CUDA = Kernels(_cuda_linear.sweep, _cuda_linear.gradients, _cuda_linear.finish)
+KERNELS = {"cpu": Kernels(_sweep, _gradients, _finish)}  # by kinds of devices, but CUDA
 _told: set[str] = set()
 
 
 def kernels_for(tensor: Tensor) -> Kernels:
-    """The kernels of the tensor's device; plain torch, said once, where there are none."""
+    """The kernels for a tensor; plain torch, said once for each cause, where there are none."""
+    if forces_plain():
+        return PLAIN
     kind = tensor.device.type
-    if kind in KERNELS:
-        return PLAIN if forces_plain() else KERNELS[kind]
-    if kind not in _told:
-        _told.add(kind)
+    if not runs_cuda(tensor):
+        return KERNELS[kind] if kind in KERNELS else _plain_for(f"{kind} tensors")
+    if tensor.dtype is torch.float64:
+        return _plain_for("float64 tensors on CUDA")
+    state = _cublas.cublas_available()
+    return CUDA if state else _plain_for(f"CUDA tensors here ({state.reason})")
+
+
+def _plain_for(what: str) -> Kernels:
+    if what not in _told:
+        _told.add(what)
         warnings.warn(
-            f"prefopt.torch has no fused linear kernels for {kind} tensors: a plain torch form of "
-            "the same operation runs",
-            stacklevel=2,
+            f"prefopt.torch has no fused linear kernels for {what}: a plain torch form of the same "
+            "operation runs",
+            stacklevel=3,
         )
     return PLAIN

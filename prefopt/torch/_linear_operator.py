@@ -36,9 +36,9 @@ HEAD_SCHEMA = (
 )
 OPTIONS_SCHEMA = (
     "int ignore_index, float logit_scale, float softcap, float temperature, SymInt memory_limit, "
-    "float grad_filter, str rounding, SymInt vocab_start, str group"
+    "float grad_filter, str rounding, SymInt vocab_start, str group, SymInt num_tokens"
 )
-_TENSORS, _NUMBERS = 6, 9
+_TENSORS, _NUMBERS = 6, 10
 _ARGUMENTS = _TENSORS + _NUMBERS + 3
 
 

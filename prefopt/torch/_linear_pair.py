@@ -35,7 +35,7 @@ from ._pair import PairTokenStats
 
 _BOTH = ("policy_logps", "ref_logps", "policy_lse", "ref_lse")
 _TEMPORARIES = 4  # [chunk, V] arrays that are alive together
-_TENSORS, _NUMBERS = 9, 9
+_TENSORS, _NUMBERS = 9, 10
 _by_logits: Any = _pair._backward  # which mypy does not follow through starred arguments
 _ARGUMENTS = _TENSORS + _NUMBERS + 2
 
