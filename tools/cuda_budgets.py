@@ -41,3 +41,6 @@ BUDGETS = (
 # Sources that may use double precision outside such loops, as row states and loss formulas do: names
 # in csrc/cuda.
 DOUBLE_PRECISION = ("token_logps*.cu", "pair_token_stats*.cu", "sequence_logps.cu", "loss*.cu")
+
+# Sources that may keep arrays in local memory: a loss's program takes a row's inputs by number.
+LOCAL_MEMORY = ("loss*.cu",)

@@ -31,13 +31,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import cuda_toolkit
 import sass
-from cuda_budgets import BUDGETS, DOUBLE_PRECISION, Budget
+from cuda_budgets import BUDGETS, DOUBLE_PRECISION, LOCAL_MEMORY, Budget
 from incremental import make
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "cuda_static"
 ACCEPTED = ROOT / "benchmarks" / "results" / "cuda_static.json"
-PTXAS_WARNINGS = "-warn-spills,-warn-lmem-usage"
 # Bytes of shared memory a block that the driver takes: listed with the kernel's own from sm_90 on.
 RESERVED = 1024
 
@@ -92,9 +91,13 @@ def compile_source(source: str) -> Path:
     """Machine code of one .cu for every architecture, warnings as errors."""
     BUILD.mkdir(parents=True, exist_ok=True)
     target = BUILD / (source.replace("/", "__").removesuffix(".cu") + ".fatbin")
-    warnings = PTXAS_WARNINGS
-    if not any(fnmatch.fnmatch(Path(source).name, pattern) for pattern in DOUBLE_PRECISION):
-        warnings += ",-warn-double-usage"
+    warnings = "-warn-spills"
+    for allowed, warning in (
+        (LOCAL_MEMORY, "-warn-lmem-usage"),
+        (DOUBLE_PRECISION, "-warn-double-usage"),
+    ):
+        if not any(fnmatch.fnmatch(Path(source).name, pattern) for pattern in allowed):
+            warnings += f",{warning}"
     command = [str(cuda_toolkit.nvcc()), *cuda_toolkit.NVCC_FLAGS, "-fatbin", "--threads", "2"]
     command += ["-Werror", "all-warnings", "-Xptxas", f"{warnings},-Werror"]
     for number in cuda_toolkit.ARCHITECTURES:
