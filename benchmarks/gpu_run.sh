@@ -1,9 +1,9 @@
 #!/bin/bash
 # Tests and benchmarks on a machine with a GPU, in under five minutes: logs and JSON go to $OUT.
 #
-#     OUT=/tmp/gpu bash benchmarks/gpu_run.sh [SECTION...]      # default: every section, in this order
+#     OUT=/tmp/gpu bash benchmarks/gpu_run.sh [SECTION...]      # default: all but linear, in this order
 #
-# Sections: build, tests, bench, profile, memcheck.  Each has a time limit and its own log, and none stops another.
+# Sections: build, tests, bench, linear, profile, memcheck.  Each has a time limit and its own log; none stops another.
 # PYTHON names the interpreter (python3); what is built already (prefopt/_core*.so, libprefopt_cuda.so) is used as it is.
 set -u
 cd "$(dirname "$0")/.."
@@ -57,6 +57,7 @@ for name in ${*:-build tests bench profile memcheck}; do
     build) TAIL=30 section build 150 bash -c build ;;
     tests) TAIL=30 section tests 140 "$PYTHON" -m pytest -q -p no:cacheprovider -m gpu tests/gpu --maxfail=40 --tb=short ;;
     bench) TAIL=90 section bench 120 "$PYTHON" benchmarks/token_logps_cuda.py --json "$OUT/bench.json" ;;
+    linear) TAIL=150 section linear 150 "$PYTHON" benchmarks/linear_logps_cuda.py --seconds 110 --json "$OUT/linear.json" ;;
     profile) section profile 50 bash -c profile ;;
     memcheck) section memcheck 60 bash -c memcheck ;;
     *) echo "unknown section $name" ;;
