@@ -36,11 +36,25 @@ BUDGETS = (
     Budget(r"pfo::fold_rows<.*>", narrow_loops=1, instructions=_BANDWIDTH),
     # A thread a row: over the parts of the row, in double precision.
     Budget(r"pfo::finish_rows<.*>", threads=64, narrow_loops=1),
+    # The fused linear op. Its tiles: as fold_rows, on float32 from the cache.
+    Budget(r"pfo::fold_tile<.*>", narrow_loops=1, element_bytes=4),
+    # A loop over the parts of a row, and two that rescale sums: rare.
+    Budget(r"pfo::weigh_tile<.*>", narrow_loops=12, element_bytes=4),
+    # Once a call or span: a token, row or column a thread, or a few entries of top-k.
+    Budget(r"pfo::(topk_tile|list_live_rows|finish_no_rows)", narrow_loops=4),
+    Budget(r"pfo::copy_rows<.*>", narrow_loops=4),
+    Budget(r"pfo::finish_hidden_row<.*>", narrow_loops=20),
+    Budget(r"pfo::(finish_linear_rows|finish_states)", threads=64, narrow_loops=4),
+    Budget(r"pfo::(sum_columns|add_columns)", threads=128, narrow_loops=4),
+    Budget(r"pfo::finish_grad_hidden", narrow_loops=4),
 )
 
 # Sources that may use double precision outside such loops, as row states and loss formulas do: names
 # in csrc/cuda.
-DOUBLE_PRECISION = ("token_logps*.cu", "pair_token_stats*.cu", "sequence_logps.cu", "loss*.cu")
+DOUBLE_PRECISION = (
+    *("token_logps*.cu", "pair_token_stats*.cu", "sequence_logps.cu", "loss*.cu"),
+    *("linear_token_logps*.cu", "linear_finish.cu"),
+)
 
 # Sources that may keep arrays in local memory: a loss's program takes a row's inputs by number.
 LOCAL_MEMORY = ("loss*.cu",)

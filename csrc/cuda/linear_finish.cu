@@ -114,7 +114,7 @@ __device__ inline float *grad_at(const FinishHidden &in, int which, Row place)
 }
 
 /* A block a row. */
-template <typename T> __global__ void __launch_bounds__(HIDDEN_THREADS) finish_hidden(FinishHidden in)
+template <typename T> __global__ void __launch_bounds__(HIDDEN_THREADS) finish_hidden_row(FinishHidden in)
 {
     const LinearRow row = in.rows[blockIdx.x];
     if (row.kind != ROW_LIVE && row.kind != ROW_BAD_LABEL) return;
@@ -202,7 +202,7 @@ template <typename T>
 static pfo_status finish_hidden_rows(const Linear *l, const FinishRows &finish, const FinishHidden &hidden,
                                      pfo_error *error)
 {
-    return launch(l->call, unsigned(finish.count), dim3(HIDDEN_THREADS), finish_hidden<T>, error, hidden);
+    return launch(l->call, unsigned(finish.count), dim3(HIDDEN_THREADS), finish_hidden_row<T>, error, hidden);
 }
 
 pfo_status finish_span(const Linear *l, FinishRows finish, const float *sums, const float *moments, pfo_error *error)

@@ -40,7 +40,7 @@ __global__ void list_all_rows(ListRows in)
     in.list[place] = row;
 }
 
-constexpr int LIST_THREADS = 1024;
+constexpr int LIST_THREADS = 256;
 
 /* One block: the rows that count, in their order, then rows of nothing. */
 __global__ void __launch_bounds__(LIST_THREADS) list_live_rows(ListRows in)

@@ -30,10 +30,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS) transform_tile(Transform in)
     for (int first = piece.begin + int(threadIdx.x) * EIGHT; first < piece.end; first += int(blockDim.x) * EIGHT) {
         float values[EIGHT], bias[EIGHT] = {};
         load_eight(x + first, values);
-        if (in.bias) {
-            PFO_UNROLL
-            for (int k = 0; k < EIGHT; k++) bias[k] = in.bias[first + k];
-        }
+        if (in.bias) load_eight(in.bias + first, bias); /* tiles begin at multiples of eight */
         PFO_UNROLL
         for (int k = 0; k < EIGHT; k++) {
             const float u = (values[k] + bias[k]) * in.to_u;

@@ -89,16 +89,23 @@ template <bool NARROW, bool ENTROPY> __global__ void __launch_bounds__(BLOCK_THR
     if (piece.row >= in.tile.count) return;
     const SlopeRow row = in.rows[piece.row];
     const int64_t start = int64_t(piece.row) * in.tile.ld, label = row.label - in.tile.entry;
-    const bool is_live = row.kind == ROW_LIVE;
+    const bool is_live = row.kind == ROW_LIVE, is_valid = is_live && row.is_valid;
     const float filler = row.kind == ROW_OVERFLOW || is_live ? NAN : 0.0f;
+    /* The label's entry beforehand, by the thread that will write it: the loop has no double arithmetic. */
+    int mine = -1;
+    float at_label = 0.0f;
+    if (is_valid && label >= piece.begin && label < piece.end &&
+        (int(label) - piece.begin) / EIGHT % int(blockDim.x) == int(threadIdx.x)) {
+        mine = int(label);
+        at_label = slope_at_label(row, in.tile.x[start + label], in.cap_slope);
+    }
     for (int first = piece.begin + int(threadIdx.x) * EIGHT; first < piece.end; first += int(blockDim.x) * EIGHT) {
         float values[EIGHT];
         load_eight(in.tile.x + start + first, values);
         PFO_UNROLL
         for (int k = 0; k < EIGHT; k++) {
-            const float x = values[k];
-            values[k] = is_live && row.is_valid ? slope_of(row, x, in.cap_slope, ENTROPY) : filler;
-            if (is_live && row.is_valid && first + k == label) values[k] = slope_at_label(row, x, in.cap_slope);
+            const float slope = is_valid ? slope_of(row, values[k], in.cap_slope, ENTROPY) : filler;
+            values[k] = first + k == mine ? at_label : slope;
         }
         if (!NARROW || in.keeps_wide) store_eight(in.tile.x + start + first, values);
         if (NARROW) Pack<__nv_bfloat16>::of(values).store(in.narrow + start + first);
