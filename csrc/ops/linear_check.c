@@ -143,20 +143,6 @@ pfo_status pfo_linear_live(const pfo_linear_inputs *in, int64_t *live, pfo_error
 
 /* ---- outputs --------------------------------------------------------------------------------------------------- */
 
-static pfo_status check_contiguous(const pfo_view *out, const char *name, pfo_error *error)
-{
-    int64_t step = pfo_dtype_size(out->dtype);
-    for (int32_t axis = out->ndim - 1; axis >= 0; axis--) {
-        if (out->shape[axis] > 1 && out->strides_bytes[axis] != step)
-            return pfo_fail(error, PFO_ERROR_STRIDE, name, -1,
-                            "expected a C-contiguous array, got stride %lld on axis %d",
-                            (long long)out->strides_bytes[axis], (int)axis);
-        step *= out->shape[axis];
-        if (out->shape[axis] == 0) return PFO_OK;
-    }
-    return PFO_OK;
-}
-
 static pfo_status check_apart(const pfo_linear_inputs *in, const pfo_view *out, const char *name, pfo_error *error)
 {
     const pfo_view *inputs[] = {&in->hidden, &in->weight, &in->labels, &in->bias, &in->lora_a, &in->lora_b};
@@ -178,7 +164,7 @@ pfo_status pfo_linear_check_out(const pfo_linear_inputs *in, const pfo_view *out
     pfo_status status = pfo_check_array(out, name, sets, error);
     if (status == PFO_OK) status = pfo_check_dtype_is(out, name, dtype, error);
     if (status == PFO_OK) status = pfo_check_leading(out, name, &like, 0, "the call", error);
-    if (status == PFO_OK) status = check_contiguous(out, name, error);
+    if (status == PFO_OK) status = pfo_check_contiguous(out, name, error);
     if (status == PFO_OK) status = check_apart(in, out, name, error);
     return status;
 }
