@@ -11,7 +11,7 @@ import collections
 import difflib
 import functools
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -238,6 +238,29 @@ def call_family(
     calls, weights = prepare_family(family, loss_type, inputs, params, convention, loss_weights)
     parts = [evaluate(call, grad_losses, return_grads) for call in calls]
     return parts[0] if weights is None else _mixture(parts, weights)
+
+
+def call_by_name(
+    name: str, inputs: dict[str, Any], functions: Any, run: Callable[[str, Any, Any], Any]
+) -> Any:
+    """`loss` of a library that has the functions of the families and runs procedures by `run`."""
+    if name not in LIST:
+        raise ValueError(f"name: no loss is called {name!r}; {nearest(str(name), LIST)}")
+    info = find(name)
+    known = [*(item.name for item in info.inputs), *(item.name for item in info.parameters)]
+    known += [] if info.kind == "procedure" else ["convention"]
+    for key in inputs:
+        if key not in known:
+            raise TypeError(f"{key}: {name} takes no such argument; {nearest(key, known)}")
+    if info.kind == "procedure":
+        numbers = {item.name for item in info.parameters}
+        arrays = {key: each for key, each in inputs.items() if key not in numbers}
+        return run(name, arrays, {k: inputs[k] for k in inputs if k in numbers})
+    if len(FAMILIES[info.family]) > 1:
+        inputs["loss_type"] = info.variant
+    for item in FAMILIES[info.family][0].inputs:  # what another variant needs is absent here
+        inputs.setdefault(item.name, None)
+    return getattr(functions, f"{info.family}_loss")(**inputs)
 
 
 def _take_mixture(
