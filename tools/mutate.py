@@ -43,6 +43,13 @@ KERNEL_TESTS = (
     "tests/test_token_logps_accuracy.py",
 )
 PAIR_TESTS = ("tests/test_pair_token_stats.py",)
+LINEAR_TESTS = ("tests/test_linear_token_logps.py", "tests/test_linear_token_logps_grad.py")
+TESTS_OF = {  # by how the kernel's file begins
+    "pair_": PAIR_TESTS,
+    "gemm": LINEAR_TESTS,
+    "linear_": LINEAR_TESTS,
+    "widen_": LINEAR_TESTS,
+}
 LOSS_TESTS = ("tests/test_loss_gradients.py", "tests/test_loss_values.py")
 
 # Lines whose change cannot change a result.
@@ -130,7 +137,9 @@ def kernel_targets() -> Iterator[Target]:
         if path.name in ("kernels.inc", "dtype_kernels.inc", "vmath.inc"):
             continue  # the tables, and a loop around simd/vmath.h
         relative = path.relative_to(ROOT).as_posix()
-        tests = PAIR_TESTS if path.name.startswith("pair_") else KERNEL_TESTS
+        tests = next(
+            (t for stem, t in TESTS_OF.items() if path.name.startswith(stem)), KERNEL_TESTS
+        )
         for name, first, last in bodies(path, r"\bK\((\w+)\)\("):
             yield Target(f"kernel {name}", relative, first, last, tests)
     for relative, pattern, tests in (

@@ -106,8 +106,9 @@ static void product_body(void *context, int64_t begin, int64_t end)
 void pfo_linear_accumulate(const pfo_linear *l, const pfo_gemm *product)
 {
     if (product->m <= 0 || product->n <= 0) return;
-    cut_product cut = {.l = l, .whole = product, .rows = 256, .columns = product->n};
+    cut_product cut = {.l = l, .whole = product, .rows = 512, .columns = product->n};
     /* Eight pieces or more where the sizes allow, by rows first: a's packing is then done once. */
+    if (product->m < 8 * cut.rows) cut.rows = 256;
     const int64_t down = pfo_tiles_in(product->m, cut.rows);
     if (down < 8 && product->n >= 256) {
         const int64_t across = pfo_tiles_in(8, down), limit = product->n / 128;

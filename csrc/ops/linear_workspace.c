@@ -8,6 +8,7 @@
 #define DEFAULT_LIMIT ((int64_t)64 << 20)
 #define MOST_TOKENS 4096 /* a span: more would leave too few columns to a tile buffer */
 #define FEWEST_COLUMNS 64
+#define ENOUGH_BUFFER ((int64_t)16 << 20) /* bytes of a [tokens, columns] buffer: fresh pages cost more than spans */
 #define WHOLE_TILE 512  /* OpenBLAS is within 2 % of its best at 512 x 512 (Zen 1, 2026-11-27), 6 % below at 256 */
 #define ENOUGH_TILES 16 /* work for this many threads before tiles are made larger */
 
@@ -66,7 +67,11 @@ static int64_t columns_for(const pfo_linear *l, const cost *c, int64_t tokens, i
     const int64_t rest = limit - c->fixed - tokens * (c->per_token + c->state_bytes);
     /* States are counted for tiles of 128 columns, the narrowest. */
     const int64_t each = c->per_column + tokens * c->per_pair + tokens * c->state_bytes / 128 + 1;
-    const int64_t columns = rest > 0 ? rest / each : 0;
+    int64_t columns = rest > 0 ? rest / each : 0;
+    if (c->per_pair > 0 && columns > ENOUGH_BUFFER / (tokens * c->per_pair)) {
+        const int64_t enough = ENOUGH_BUFFER / (tokens * c->per_pair);
+        columns = enough > WHOLE_TILE ? enough : columns < WHOLE_TILE ? columns : WHOLE_TILE;
+    }
     if (columns >= l->vocab) return l->vocab;
     return round_down(columns, columns >= WHOLE_TILE ? WHOLE_TILE : FEWEST_COLUMNS);
 }

@@ -52,5 +52,6 @@ void test_sequence_logps(void);
 void test_errors(void);
 void test_threads(void);
 void test_losses(void);
+void test_linear(void);
 
 #endif
