@@ -27,7 +27,7 @@ extern const pfo_ffi_handler pfo_ffi_handlers[];
 /* The handler for platforms without kernels: says so when it is run. */
 XLA_FFI_Error *pfo_ffi_refuse_platform(XLA_FFI_CallFrame *frame);
 
-/* ---- frame.c: what XLA hands over --------------------------------------------------------------------------------- */
+/* ---- frame.c: what XLA hands over -------------------------------------------------------------------------------- */
 
 /* Answers a call for metadata or refuses one that is not for us; 1 if the handler is then done, with *error. */
 int pfo_ffi_answered(XLA_FFI_CallFrame *frame, XLA_FFI_Error **error);
@@ -47,7 +47,7 @@ int pfo_ffi_is(XLA_FFI_ByteSpan word, const char *name);
 /* What went wrong as an XLA error: "prefopt.jax.<function>: <message>". */
 XLA_FFI_Error *pfo_ffi_error(const XLA_FFI_CallFrame *frame, const char *function, const pfo_error *error);
 
-/* ---- buffers.c: buffers to the op's views -------------------------------------------------------------------------- */
+/* ---- buffers.c: buffers to the op's views ------------------------------------------------------------------------ */
 
 enum pfo_ffi_kind {
     PFO_FFI_WHOLE, /* no axis of rows: a head, a batch of losses */

@@ -58,7 +58,7 @@ int pfo_ffi_answered(XLA_FFI_CallFrame *frame, XLA_FFI_Error **error)
     if (major != XLA_FFI_API_MAJOR) {
         char message[160];
         snprintf(message, sizeof message,
-                 "prefopt.jax: built for version %d of XLA's FFI, this jaxlib has version %d; "
+                 "prefopt.jax: built for version %d of XLA's FFI, this jaxlib has %d; "
                  "install a prefopt or a jaxlib that match",
                  XLA_FFI_API_MAJOR, major);
         *error = make_error(frame, XLA_FFI_Error_Code_UNIMPLEMENTED, message);
