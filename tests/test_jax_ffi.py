@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
+from ctypes import c_int, c_int64, c_size_t, c_uint32, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from support import run_script  # noqa: E402
 from prefopt import _core  # noqa: E402
 from prefopt import jax as prefopt_jax  # noqa: E402
 
+EXECUTE, UNIMPLEMENTED = 3, 12  # XLA_FFI_ExecutionStage, XLA_FFI_Error_Code
 FILES = ("test_jax_tokens.py", "test_jax_linear.py", "test_jax_losses.py", "test_jax_sequence.py")
 
 
@@ -113,6 +116,92 @@ def test_frames_that_make_no_sense(target: str, attributes: dict[str, Any], mess
     call = jax.ffi.ffi_call(f"prefopt_{target}", shape)
     with pytest.raises(RUN_ERRORS, match=message):
         jax.block_until_ready(jax.jit(lambda x: call(x, **attributes))(np.zeros(4, np.float32)))
+
+
+class Version(ctypes.Structure):
+    """XLA_FFI_Api_Version."""
+
+    _fields_ = [("size", c_size_t), ("extension", c_void_p), ("major", c_int), ("minor", c_int)]
+
+
+class Metadata(ctypes.Structure):
+    """XLA_FFI_Metadata; the rest of it is not ours to write."""
+
+    _fields_ = [("size", c_size_t), ("version", Version), ("traits", c_uint32), ("rest", c_int64)]
+
+
+class MetadataExtension(ctypes.Structure):
+    """XLA_FFI_Metadata_Extension; its type is 1."""
+
+    _fields_ = [
+        *(("size", c_size_t), ("type", c_int), ("next", c_void_p)),
+        ("metadata", ctypes.POINTER(Metadata)),
+    ]
+
+
+class ErrorArguments(ctypes.Structure):
+    """XLA_FFI_Error_Create_Args."""
+
+    _fields_ = [
+        *(("size", c_size_t), ("extension", c_void_p)),
+        *(("message", ctypes.c_char_p), ("code", c_int)),
+    ]
+
+
+CreateError = ctypes.CFUNCTYPE(c_void_p, ctypes.POINTER(ErrorArguments))
+
+
+class Api(ctypes.Structure):
+    """The head of XLA_FFI_Api."""
+
+    _fields_ = [
+        *(("size", c_size_t), ("extension", c_void_p), ("version", Version)),
+        *(("internal", c_void_p), ("create_error", CreateError)),
+    ]
+
+
+class Frame(ctypes.Structure):
+    """XLA_FFI_CallFrame up to its stage; arguments, results and attributes are none."""
+
+    _fields_ = [
+        *(("size", c_size_t), ("extension", c_void_p), ("api", ctypes.POINTER(Api))),
+        *(("context", c_void_p), ("stage", c_int), ("rest", c_int64 * 40)),
+    ]
+
+
+def address_of(capsule: object) -> int:
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return int(get(capsule, None))
+
+
+@pytest.mark.parametrize("name", sorted(_core.ffi_handlers()))
+def test_versions_of_the_interface(name: str) -> None:
+    """Called as XLA does, by hand: tells its version when asked, refuses a caller of another."""
+    errors: list[tuple[str, int]] = []
+
+    @CreateError
+    def create_error(given: Any) -> int:
+        errors.append((given.contents.message.decode(), given.contents.code))
+        return 1234
+
+    prototype = ctypes.CFUNCTYPE(c_void_p, ctypes.POINTER(Frame))
+    handler = prototype(address_of(_core.ffi_handlers()[name]))
+    metadata = Metadata(version=Version(major=-1, minor=-1), traits=7)
+    extension = MetadataExtension(type=1, metadata=ctypes.pointer(metadata))
+    api = Api(version=Version(major=0, minor=99), create_error=create_error)
+    asked = Frame(extension=ctypes.addressof(extension), api=ctypes.pointer(api), stage=EXECUTE)
+    assert handler(ctypes.byref(asked)) is None
+    assert (metadata.version.major, metadata.version.minor, metadata.traits) == (0, 1, 0)
+    assert errors == []
+    api.version.major = 1
+    for frame in (asked, Frame(api=ctypes.pointer(api), stage=EXECUTE)):
+        assert handler(ctypes.byref(frame)) == 1234
+        message, code = errors.pop()
+        assert message.startswith(
+            "prefopt.jax: built for version 0 of XLA's FFI, this jaxlib has 1"
+        )
+        assert code == UNIMPLEMENTED
 
 
 @pytest.mark.skipif(X64, reason="runs without x64 and starts this")

@@ -154,8 +154,12 @@ def test_gradients(kind: tuple[str, str], needs: tuple[str, ...], names: tuple[s
     got = jax.jit(jax.grad(loss))({name: jnp.asarray(given[name]) for name in needs})
     for name in needs:
         assert got[name].dtype == given[name].dtype
-        worst = np.abs(np.asarray(got[name], np.float64) - expected[name]).max()
-        assert worst <= BUDGET[str(given[name].dtype)]
+        np.testing.assert_allclose(
+            np.asarray(got[name], np.float64),
+            expected[name],
+            rtol=0,
+            atol=BUDGET[str(given[name].dtype)],
+        )
 
 
 def program(function: Any, *arguments: Any) -> str:
