@@ -226,7 +226,7 @@ def test_against_jax_autodiff(name: str, dtype: str) -> None:
         jax.value_and_grad(lambda *arrays: (formula(*arrays) * weights).sum(), numbers), *values
     )
     # Twice the worst relative errors measured.
-    rtol = {"float32": 3e-7, "float64": 1e-15}[dtype]
+    rtol = {"float32": 1.9e-7, "float64": 1.5e-15}[dtype]
     np.testing.assert_allclose(got, expected, rtol=rtol)
     for key, grad, slope in zip(keys, grads, slopes, strict=True):
         constant = key.startswith("ref")
@@ -340,10 +340,10 @@ def test_kto_kl_of_a_state() -> None:
         expected = as_jax(prefopt.kto_kl(state=state))
         same(prefopt_jax.kto_kl(state=state), expected)
         total, count = (jnp.asarray(each) for each in state)
-        np.testing.assert_allclose(prefopt_jax.kto_kl(state=(total, count)), expected, rtol=1e-7)
+        np.testing.assert_array_equal(prefopt_jax.kto_kl(state=(total, count)), expected)
         array = np.array(state, FLOATS[-1])
         got = jax.jit(lambda s: prefopt_jax.kto_kl(state=s))(array)
-        np.testing.assert_allclose(got, expected, rtol=1e-7)
+        np.testing.assert_array_equal(got, expected)
     with pytest.raises(ValueError, match="policy_kl_logps: expected"):
         prefopt_jax.kto_kl()
     with pytest.raises(ValueError, match="ref_kl_logps: expected shape"):
@@ -368,7 +368,7 @@ def test_weights() -> None:
             logps, lse, lse2, None if weights is None else np.asarray(weights)
         )
         assert ours.dtype == np.float32
-        np.testing.assert_allclose(ours, theirs, rtol=2e-6)
+        np.testing.assert_allclose(ours, theirs, rtol=2e-7)  # twice the error measured
     slope = jax.grad(lambda x: prefopt_jax.wpo_weights(x, lse, lse2).sum())(jnp.asarray(logps))
     assert (slope == 0).all()
     for call in (

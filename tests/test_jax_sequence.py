@@ -70,9 +70,7 @@ def test_values_and_gradients(dtype: str, case: str) -> None:
             unit = np.zeros(logps.shape)
             unit[place] = 1
             rows[place] = prefopt.sequence_logps(unit, **options)
-        np.testing.assert_allclose(
-            slope, rows @ weights, rtol=2e-7 if dtype == "float32" else 1e-15
-        )
+        np.testing.assert_allclose(slope, rows @ weights, rtol=8e-8 if dtype == "float32" else 0)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -105,7 +103,7 @@ def test_vmap() -> None:
         same(got[k], prefopt.sequence_logps(packed[k], cu_seqlens=cuts[k]))
     slopes = jax.vmap(jax.grad(lambda x, m: (prefopt_jax.sequence_logps(x, m) ** 2).sum()))
     sums = np.where(mask, logps, 0).sum(-1, keepdims=True)
-    np.testing.assert_allclose(slopes(logps, mask), 2 * sums * mask, rtol=3e-7)
+    np.testing.assert_array_equal(slopes(logps, mask), 2 * sums * mask)
 
 
 def test_empty() -> None:
@@ -206,9 +204,9 @@ def test_a_whole_step(linear: bool) -> None:
 
     value, slopes = jax.jit(jax.value_and_grad(loss))(params)
     expected, grads = exactly(truth, *params.values())
-    np.testing.assert_allclose(value, expected, rtol=2e-6)
+    np.testing.assert_allclose(value, expected, rtol=4.5e-8)  # twice the errors measured
     for name, slope in slopes.items():
-        np.testing.assert_allclose(slope, grads[name], rtol=0, atol=4e-7)
+        np.testing.assert_allclose(slope, grads[name], rtol=0, atol=1.8e-8)
 
 
 README = Path(__file__).resolve().parent.parent / "README.md"

@@ -47,7 +47,7 @@ def _check_wpo(logps: Any, lse: Any, lse2: Any, mask: Any) -> Any:
 
 def wpo_weights(logps: Array, lse: Array, lse2: Array, mask: Array | None = None) -> Array:
     """WPO's weight of each answer [B]; see `prefopt.wpo_weights`. Without x64 the terms are
-    float32, which is what NumPy's are made from: the weights differ by some 1e-6 of themselves.
+    float32, which is what NumPy's are made from: the weights differ by some 1e-7 of themselves.
     """
     named = (("logps", logps), ("lse", lse), ("lse2", lse2))
     arrays = [jax.lax.stop_gradient(as_array(name, each)) for name, each in named]
