@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -207,21 +205,3 @@ def test_a_whole_step(linear: bool) -> None:
     np.testing.assert_allclose(value, expected, rtol=4.5e-8)  # twice the errors measured
     for name, slope in slopes.items():
         np.testing.assert_allclose(slope, grads[name], rtol=0, atol=1.8e-8)
-
-
-README = Path(__file__).resolve().parent.parent / "README.md"
-
-
-@pytest.mark.skipif(not README.exists(), reason="README.md is not beside the tests")
-def test_the_example_of_the_readme() -> None:
-    """As it stands there: policy equal to reference gives ln 2, whose gradient pulls apart."""
-    found = re.search(r"\*\*JAX\*\*.*?```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-    assert found
-    names: dict[str, Any] = {}
-    exec(compile(found[1], str(README), "exec"), names)
-    head, hidden = normal("float32", (VOCAB, WIDTH), 0), normal("float32", (4, 7, WIDTH), 1)
-    labels = some_labels((4, 7), VOCAB, 2)
-    ref = prefopt.sequence_logps(prefopt.linear_token_logps(hidden, head, labels).logps)
-    value, grads = names["step"]({"head": jnp.asarray(head)}, hidden, labels, ref)
-    assert value == np.float32(np.log(2))
-    assert np.abs(grads["head"]).max() > 0
