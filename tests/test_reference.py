@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loss_cases import run, variants
+from loss_cases import PARAMETERS, run, variants
 from oracle import logps as oracle
-from oracle.losses import DIGITS_EXTREME, ORACLES, evaluate
+from oracle.losses import DIGITS_EXTREME, evaluate
 from support import run_script
 
 import prefopt
@@ -23,7 +23,7 @@ FUNCTIONS = {
     "cpo.sigmoid": ("cpo_loss", {}),
     "sft.nll": ("sft_loss", {}),
 }
-NAMES = sorted(ORACLES)
+NAMES = sorted(PARAMETERS)
 INF, NAN = np.inf, np.nan
 
 # ------------------------------------------------------------------------------- independence
