@@ -183,6 +183,14 @@ typedef struct pfo_token_logps_grad_args {
 PFO_API pfo_token_logps_grad_args pfo_token_logps_grad_args_default(void);
 PFO_API pfo_status pfo_token_logps_grad(const pfo_token_logps_grad_args *args, pfo_error *error);
 
+/* ---- two rows of logits, policy and reference -------------------------------------------------------------------- */
+
+#include "ops/prefopt_pair.h"
+
+/* ---- hidden states, without the logits --------------------------------------------------------------------------- */
+
+#include "ops/prefopt_linear.h"
+
 /* ---- sequence reductions ---------------------------------------------------------------------------------------- */
 
 typedef struct pfo_sequence_logps_args {

@@ -20,6 +20,8 @@ from prefopt import _core
 from prefopt._conventions import Convention, find_convention
 from prefopt._loss_types import (
     AnyLoss,
+    DefaultNumber,
+    DefaultText,
     LossInfo,
     LossInput,
     LossParameter,
@@ -28,14 +30,6 @@ from prefopt._loss_types import (
     StepPairLoss,
     UnpairedLoss,
 )
-
-
-class DefaultNumber(float):
-    """A default in a signature: a number that says that the caller did not give it."""
-
-
-class DefaultText(str):
-    """The same for a word."""
 
 
 def _read_parameter(item: dict[str, Any]) -> LossParameter:

@@ -39,6 +39,15 @@ class TokenLogps(NamedTuple):
     max_logit: Array | None
     lse2: Array | None
     """log sum exp 2x; ``lse2 - 2 * lse`` is log sum p^2"""
+    topk_ids: Array | None = None
+    """[..., k] int64, `linear_token_logps` only, as all that follow"""
+    topk_logps: Array | None = None
+    grad_hidden: Array | None = None
+    """[..., H] d logps / d hidden"""
+    grad_hidden_lse: Array | None = None
+    grad_hidden_entropy: Array | None = None
+    kept: Array | None = None
+    """[unmasked tokens, V] x, for `linear_token_logps_grad`"""
 
 
 def token_logps(

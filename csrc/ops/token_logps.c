@@ -177,7 +177,8 @@ pfo_status pfo_token_logps(const pfo_token_logps_args *args, pfo_error *error)
     int64_t live;
     pfo_status status = pfo_check_temperature(args->temperature, error);
     if (status == PFO_OK) status = pfo_check_logits(&args->logits, "logits", error);
-    if (status == PFO_OK) status = pfo_check_labels(&args->labels, &args->logits, args->ignore_index, &live, error);
+    if (status == PFO_OK)
+        status = pfo_check_labels(&args->labels, &args->logits, "logits", args->ignore_index, &live, error);
     if (status == PFO_OK) status = check_outputs(args, outputs, error);
     if (status != PFO_OK) return status;
 

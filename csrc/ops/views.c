@@ -276,11 +276,11 @@ static pfo_status fail_label(const char *address, int32_t dtype, int64_t row, in
                     (long long)vocab, fits && label < 0 ? "-" : "", (unsigned long long)magnitude, (long long)row);
 }
 
-pfo_status pfo_check_labels(const pfo_view *labels, const pfo_view *logits, int64_t ignore_index, int64_t *live,
-                            pfo_error *error)
+pfo_status pfo_check_labels(const pfo_view *labels, const pfo_view *logits, const char *logits_name,
+                            int64_t ignore_index, int64_t *live, pfo_error *error)
 {
     pfo_status status = pfo_check_array(labels, "labels", PFO_SET_INTEGER, error);
-    if (status == PFO_OK) status = pfo_check_leading(labels, "labels", logits, 1, "logits", error);
+    if (status == PFO_OK) status = pfo_check_leading(labels, "labels", logits, 1, logits_name, error);
     if (status != PFO_OK) return status;
     const int64_t vocab = logits->shape[logits->ndim - 1];
     const int64_t rows = pfo_leading_size(labels, 0);

@@ -54,7 +54,10 @@ pfo_status pfo_check_temperature(double value, pfo_error *error);
 /* Logits [..., V] and labels [...]: all that every op over logits checks, labels included.  *live gets the number of
  * rows that are not ignored. */
 pfo_status pfo_check_logits(const pfo_view *logits, const char *name, pfo_error *error);
-pfo_status pfo_check_labels(const pfo_view *labels, const pfo_view *logits, int64_t ignore_index, int64_t *live,
-                            pfo_error *error);
+pfo_status pfo_check_labels(const pfo_view *labels, const pfo_view *logits, const char *logits_name,
+                            int64_t ignore_index, int64_t *live, pfo_error *error);
+/* Two rows of logits that are read together: one shape, one dtype. */
+pfo_status pfo_check_pair_logits(const pfo_view *policy, const pfo_view *ref, const pfo_view *labels,
+                                 int64_t ignore_index, int64_t *live, pfo_error *error);
 
 #endif

@@ -90,8 +90,7 @@ static int bind_buffer(PyObject *object, const char *name, pfo_bound *bound)
     return status;
 }
 
-/* dtype="bfloat16" reads uint16 as bfloat16; any other name must be what the array already holds. */
-static int apply_dtype(PyObject *dtype, const char *name, pfo_bound *bound)
+int pfo_apply_dtype(PyObject *dtype, const char *name, pfo_bound *bound)
 {
     if (!dtype || dtype == Py_None) return 0;
     const char *wanted = PyUnicode_Check(dtype) ? PyUnicode_AsUTF8(dtype) : NULL;
@@ -136,7 +135,7 @@ static int bind_any(PyObject *object, const char *name, PyObject *dtype, pfo_bou
                      name, Py_TYPE(object)->tp_name);
         status = -1;
     }
-    if (status == 0) status = apply_dtype(dtype, name, bound);
+    if (status == 0) status = pfo_apply_dtype(dtype, name, bound);
     if (status < 0) pfo_unbind(bound);
     return status;
 }
@@ -174,6 +173,27 @@ void pfo_unbind(pfo_bound *bound)
     Py_CLEAR(bound->array);
     if (bound->capsule) pfo_release_capsule(bound->capsule);
     bound->capsule = NULL;
+}
+
+void pfo_copy_view(pfo_view *to, const pfo_view *from)
+{
+    to->data = from->data;
+    to->dtype = from->dtype;
+    to->ndim = from->ndim;
+    memcpy(to->shape, from->shape, (size_t)from->ndim * sizeof to->shape[0]);
+    memcpy(to->strides_bytes, from->strides_bytes, (size_t)from->ndim * sizeof to->strides_bytes[0]);
+}
+
+void pfo_unbind_all(pfo_bound *bound, int count)
+{
+    for (int i = 0; i < count; i++) pfo_unbind(&bound[i]);
+}
+
+int pfo_check_count(const char *function, Py_ssize_t got, Py_ssize_t expected)
+{
+    if (got == expected) return 0;
+    PyErr_Format(PyExc_TypeError, "%s: expected %zd arguments, got %zd", function, expected, got);
+    return -1;
 }
 
 static void fill_view(PyObject *array, int32_t dtype, pfo_view *view)

@@ -257,7 +257,6 @@ static PyObject *build_info(PyObject *module, PyObject *unused)
                          pfo_has_openmp() ? Py_True : Py_False, "sanitize", PFO_BUILD_SANITIZE, "isas", compiled);
 }
 
-#define PFO_FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, name##_doc}
 #define PFO_ONE(name) {#name, name, METH_O, name##_doc}
 #define PFO_NO_ARGUMENT(name) {#name, name, METH_NOARGS, name##_doc}
 PyMethodDef pfo_misc_methods[] = {PFO_ONE(set_num_threads),

@@ -41,7 +41,7 @@ def _row_labels(index: Tensor, row_mask: Tensor | None) -> Tensor:
 
 def _outputs(logits: Tensor, labels: Tensor, temperature: float, stats: str) -> Sequence[Tensor]:
     """`_token.outputs`, whose complaints about `labels` are about what is called `index` here."""
-    _token._check(logits, labels, temperature, None)
+    _token.check_logits(logits, labels, temperature, None)
     if torch.compiler.is_compiling():
         return _token.outputs(logits, labels, _SKIPPED, temperature, stats)
     try:
