@@ -108,7 +108,20 @@ def evaluate(call: RowCall, grad_losses: Any, return_grads: bool) -> AnyLoss:
     losses, outputs, grads = _core.loss(call.info.name, call.arrays, call.values, weights, wanted)
     result = _with_rewards_of(call, _result(call.info, losses, outputs))
     result.grads = grads
-    return result
+    return _limited(call, result)
+
+
+def _limited(call: RowCall, result: AnyLoss) -> AnyLoss:
+    """Losses of tokens clamped as the convention does; a clamped one has no gradient."""
+    if call.convention is None or not np.isfinite(call.convention.loss_limit):
+        return result
+    assert call.info.tokenwise
+    limit = call.convention.loss_limit
+    clamped: AnyLoss = result._replace(losses=np.clip(result.losses, -limit, limit))
+    if result.grads is not None:
+        beyond = np.abs(result.losses) > limit
+        clamped.grads = {key: np.where(beyond, 0, grad) for key, grad in result.grads.items()}
+    return clamped
 
 
 def _with_rewards_of(call: RowCall, result: AnyLoss) -> AnyLoss:

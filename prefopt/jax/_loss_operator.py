@@ -9,11 +9,13 @@ without x64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax import Array
@@ -87,6 +89,7 @@ class _Row(NamedTuple):
     numbers: tuple[tuple[str, float], ...]  # parameters, and inputs that came as numbers
     outputs: tuple[tuple[str, Shape], ...]  # the losses first, unless it is a procedure
     grads: tuple[tuple[str, Shape], ...]  # by input, in the dtype of the losses
+    loss_limit: float = math.inf  # a convention's, of losses of tokens
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -143,7 +146,9 @@ def _row_of(prepared: RowCall, traced: Arrays) -> tuple[_Row, Arrays]:
         else:
             numbers[name] = float(each)  # in double, whatever JAX has
     described = tuple((name, signature(each)) for name, each in arrays.items())
-    return _check(prepared.info.name, described, tuple(numbers.items())), arrays
+    row = _check(prepared.info.name, described, tuple(numbers.items()))
+    known = prepared.convention
+    return (row if known is None else row._replace(loss_limit=known.loss_limit)), arrays
 
 
 def _take_parameters(
@@ -218,7 +223,10 @@ def _losses(plan: _Plan, arrays: Arrays) -> tuple[Array, ...]:
     for row in plan.rows:
         inputs: dict[str, Array | None] = {name: arrays[name] for name in row.inputs}
         outputs = dict(row.outputs if not parts else row.outputs[:1])  # rewards of the first
-        parts.append(call("loss", inputs, outputs, **row.attributes))
+        part = call("loss", inputs, outputs, **row.attributes)
+        if math.isfinite(row.loss_limit):
+            part["losses"] = jnp.clip(part["losses"], -row.loss_limit, row.loss_limit)
+        parts.append(part)
     results = parts[0]
     if plan.weights is not None:
         results["losses"] = _weighted_sum(plan.weights, [part["losses"] for part in parts])
@@ -261,7 +269,11 @@ def _row_gradients(row: _Row, needs: Sequence[str], arrays: Arrays, grad_losses:
     outputs = {"losses": row.outputs[0][1]}
     outputs |= {f"grad_{name}": each for name, each in slopes.items()}
     results = call("loss", inputs | {"grad_losses": grad_losses}, outputs, **row.attributes)
-    return {name: results[f"grad_{name}"] for name in slopes}
+    grads = {name: results[f"grad_{name}"] for name in slopes}
+    if not math.isfinite(row.loss_limit):
+        return grads
+    beyond = jnp.abs(results["losses"]) > row.loss_limit  # clamped: no gradient
+    return {name: jnp.where(beyond, 0, each) for name, each in grads.items()}
 
 
 _losses.defvjp(_forward, _backward, symbolic_zeros=True)
