@@ -1,6 +1,7 @@
 """What each CUDA kernel may cost: read by tools/cuda_static.py.
 
-A kernel that no row names is held to the default: no loop that loads less than 128 bits at a time.
+A kernel that no row names is held to the default: no stack, no loop that loads less than 128 bits at
+a time.
 Issued instructions an element that still leave memory the bottleneck for one read of a bfloat16 (data
 sheets: bytes a second over instructions a second): A100 25, H100 17.7, B200 8.8.
 """
@@ -15,6 +16,7 @@ class Budget:
     kernel: str  # regular expression on the demangled name, without parameters
     threads: int = 256  # of a block, for the occupancy
     narrow_loops: int = 0  # loops of heads and tails, which load less than 128 bits
+    stack_bytes: int = 0  # of a thread; never within a loop of 128-bit loads
     element_bytes: int = 2
     double_precision: bool = False  # in loops of 128-bit loads
     # Instructions an element of the loop that loads most, by architecture (75, 80, ...).

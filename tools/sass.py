@@ -58,6 +58,7 @@ class Loop:
     instructions: int
     loads: dict[int, int] = field(default_factory=dict)  # by bits, how many
     doubles: int = 0  # instructions of double precision
+    locals: int = 0  # loads and stores of local memory
 
     @property
     def wide_loads(self) -> int:
@@ -177,6 +178,7 @@ def innermost_loops(code: list[Instruction]) -> list[Loop]:
         for i in body:
             if bits := code[i].load_bits:
                 loop.loads[bits] = loop.loads.get(bits, 0) + 1
+            loop.locals += re.match(r"(LDL|STL)\b", code[i].opcode) is not None
             loop.doubles += DOUBLE.search(code[i].opcode) is not None
         loops.append(loop)
     return loops
