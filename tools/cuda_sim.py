@@ -54,7 +54,7 @@ COMPILE = (CXX, "-std=c++17", "-g", "-fPIC", "-ffp-contract=off", "-fno-gnu-uniq
 # One that is read before it is written holds 0xfe in every byte.
 PTX_FLAGS = ("-Og", "-g1", "-fno-strict-aliasing", "-ftrivial-auto-var-init=pattern", "-w")
 INLINE = (
-    *("-finline-functions", "-finline-limit=1000000"),
+    *("-finline-functions", "-finline-limit=1000000", "-fno-semantic-interposition"),
     *("--param", "large-function-growth=10000", "--param", "inline-unit-growth=10000"),
 )
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
