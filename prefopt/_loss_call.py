@@ -91,7 +91,21 @@ def evaluate(
     losses, outputs, grads = _core.loss(info.name, arrays, values, weights, wanted)
     result = _result(info, losses, outputs)
     result.grads = grads
-    return result if chosen is None else _with_rewards_of(chosen, info, result, arrays, values)
+    if chosen is None:
+        return result
+    if np.isfinite(chosen.loss_limit):
+        return _limited(result, chosen.loss_limit, info)
+    return _with_rewards_of(chosen, info, result, arrays, values)
+
+
+def _limited(result: AnyLoss, limit: float, info: LossInfo) -> AnyLoss:
+    """Losses of tokens clamped to +-limit; a clamped one has no gradient."""
+    assert info.tokenwise
+    clamped: AnyLoss = result._replace(losses=np.clip(result.losses, -limit, limit))
+    if result.grads is not None:
+        beyond = np.abs(result.losses) > limit
+        clamped.grads = {key: np.where(beyond, 0, grad) for key, grad in result.grads.items()}
+    return clamped
 
 
 def _with_rewards_of(
@@ -285,9 +299,13 @@ def take_number(name: str, value: Any) -> float:
     """A parameter: a real number, not a bool. Its range is checked in C."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+    unlike = (bool, np.bool_, np.timedelta64)  # NumPy registers a timedelta64 as an integer
+    if isinstance(value, unlike) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number that fits a double") from None
 
 
 def take_text(name: str, value: Any) -> str:

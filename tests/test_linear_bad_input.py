@@ -165,7 +165,9 @@ def test_kept_is_where_the_gradient_is_made() -> None:
     """It may not be an input either."""
     case = Case(8, 8, 8, ignored=0.0)
     out = case.forward(keep_logits=True)
-    with pytest.raises(ValueError, match=r"^kept: its memory overlaps that of weight"):
+    with pytest.raises(
+        ValueError, match=r"^kept: the range of memory it spans overlaps that of weight"
+    ):
         case.backward(out.lse, out.entropy, kept=case.weight)
 
 

@@ -65,7 +65,7 @@ static PyObject *new_array(int32_t ndim, const int64_t *shape, int numpy_type, i
     pfo_view like;
     like.ndim = ndim;
     memcpy(like.shape, shape, (size_t)ndim * sizeof shape[0]);
-    PyObject *array = pfo_new_leading(&like, 0, numpy_type, dtype, view);
+    PyObject *array = pfo_new_leading(&like, "labels", 0, numpy_type, dtype, view);
     if (array && PyArray_NBYTES((PyArrayObject *)array) >= HUGE_BYTES)
         pfo_advise_huge_pages(view->data, PyArray_NBYTES((PyArrayObject *)array));
     return array;
@@ -303,7 +303,7 @@ static PyObject *row_states_finish(PyObject *module, PyObject *const *arguments,
     for (int k = 0; k < STAT_COUNT; k++) {
         const int is_double = wide || (k == 1 && lse_double);
         const int type = k == 3 ? NPY_BOOL : is_double ? NPY_DOUBLE : NPY_FLOAT;
-        outputs[k] = pfo_new_leading(&args.labels, 0, type,
+        outputs[k] = pfo_new_leading(&args.labels, "labels", 0, type,
                                      k == 3      ? PFO_BOOL
                                      : is_double ? PFO_F64
                                                  : PFO_F32,
