@@ -69,6 +69,25 @@ def test_code_out_of_line_makes_no_loop() -> None:
     )
 
 
+@pytest.mark.parametrize("jump", ["BRX", "BRXU"])
+def test_loops_after_a_jump_by_table_are_found(jump: str) -> None:
+    assert loops_of(
+        "@P0 BRA 0x40",
+        f"{jump} R10 -0x20",  # 0x10: to 0x20 or 0x40
+        "LDG.E.U8 R4, desc[UR4][R2.64]",
+        "BRA 0x50",
+        "LDG.E R4, desc[UR4][R2.64]",  # 0x40
+        "LDG.E.128 R4, desc[UR4][R2.64]",  # 0x50
+        "@P0 BRA 0x50",
+        "EXIT",
+    ) == [(2, {128: 1})]
+
+
+def test_a_load_that_nothing_leads_to_is_an_error() -> None:
+    with pytest.raises(ValueError, match="misses a branch"):
+        loops_of("EXIT", "LDG.E R4, desc[UR4][R2.64]", "EXIT")
+
+
 def test_double_precision_and_local_memory_are_counted() -> None:
     ((_, _, code),) = sass.functions(
         listing(
