@@ -38,6 +38,25 @@ BUDGETS = (
     Budget(r"pfo::fold_rows<.*>", narrow_loops=1, instructions=_BANDWIDTH),
     # A thread a row: over the parts of the row, in double precision.
     Budget(r"pfo::finish_rows<.*>", threads=64, narrow_loops=1),
+    Budget(r"pfo::finish_pairs<.*>", threads=64, narrow_loops=1),
+    Budget(
+        r"pfo::fold_pairs<double, .*>",
+        narrow_loops=1,
+        stack_bytes=16,  # outside of its loops; float64 is rare
+        element_bytes=8,
+        double_precision=True,
+    ),
+    Budget(r"pfo::fold_pairs<.*>", narrow_loops=1),
+    Budget(r"pfo::grad_rows<double, .*>", element_bytes=8, double_precision=True),
+    # The narrow loops serve rows that the two logits do not align alike.
+    Budget(
+        r"pfo::pair_grad_rows<double, .*>", narrow_loops=2, element_bytes=8, double_precision=True
+    ),
+    Budget(r"pfo::pair_grad_rows<.*>", narrow_loops=2),
+    # Small beside logits: tokens one by one, by dtype; columns of a batch, looked up by number.
+    Budget(r"pfo::(sum|spread)_sequences", threads=128, narrow_loops=16, stack_bytes=8),
+    Budget(r"pfo::(load|store)_columns", narrow_loops=8),
+    Budget(r"pfo::run_loss<\d+>", narrow_loops=32, stack_bytes=1400),
 )
 
 # Sources that may use double precision outside such loops, as row states and loss formulas do: names
