@@ -26,6 +26,12 @@ asan:
 mutate *arguments:
     {{python}} tools/mutate.py {{arguments}}
 
+# CUDA without a GPU: static gates, the simulated GPU and its injected faults, mutants
+cuda:
+    {{python}} tools/cuda_static.py
+    {{python}} -m pytest -m cuda_sim
+    {{python}} tools/mutate_cuda.py samples --count 8
+
 # token log-probs and losses against their peers (see benchmarks/ for options)
 bench *arguments:
     {{python}} benchmarks/token_logps.py {{arguments}}
@@ -46,6 +52,7 @@ docs:
     {{python}} tools/gen_loss_functions.py
     {{python}} tools/gen_loss_docs.py
     {{python}} tools/gen_check_values.py
+    {{python}} tools/gen_golden.py
 
 # everything CI does
 ci:

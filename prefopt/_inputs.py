@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prefopt._loss_call import run_procedure, take_array, take_number
+from prefopt._loss_arrays import take_array
+from prefopt._loss_call import run_procedure, take_number
 from prefopt._token import sequence_logps
 
 Array = npt.NDArray[Any]

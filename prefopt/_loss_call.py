@@ -11,13 +11,14 @@ import collections
 import difflib
 import functools
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from prefopt import _core
 from prefopt._conventions import Convention, find_convention
+from prefopt._loss_arrays import HOST, Arrays
 from prefopt._loss_types import (
     AnyLoss,
     DefaultNumber,
@@ -60,84 +61,36 @@ for _info in LIST.values():
         FAMILIES.setdefault(_info.family, []).append(_info)
 
 
-# ---- whose arrays --------------------------------------------------------------------------------
-
-
-class Arrays(Protocol):
-    """What a call does with arrays: NumPy's here, those of a device elsewhere."""
-
-    def take(self, name: str, value: Any, type_: str) -> Any:
-        """A value as an array for an input of that type."""
-
-    def loss(
-        self,
-        name: str,
-        inputs: dict[str, Any],
-        params: dict[str, float],
-        grad_losses: Any,
-        wants_grads: bool,
-    ) -> tuple[Any, tuple[Any, ...], Any]:
-        """(losses or None, outputs, gradients by name or None) of a row of the list."""
-
-    def cast(self, array: Any, like: Any) -> Any:
-        """`array` in the dtype of `like`."""
-
-    def total(self, terms: Sequence[tuple[float, Any]]) -> Any:
-        """sum_k weight_k array_k in float64; an array of weight 0 is not looked at."""
-
-    def at_least_one(self, array: Any) -> Any:
-        """max(array, 1)."""
-
-    def number(self, array: Any) -> Any:
-        """An array without axes as a procedure returns it."""
-
-
-class HostArrays:
-    """NumPy arrays, and the C core."""
-
-    def take(self, name: str, value: Any, type_: str) -> Any:
-        return take_array(value, type_)
-
-    def loss(
-        self,
-        name: str,
-        inputs: dict[str, Any],
-        params: dict[str, float],
-        grad_losses: Any,
-        wants_grads: bool,
-    ) -> tuple[Any, tuple[Any, ...], Any]:
-        return _core.loss(name, inputs, params, grad_losses, wants_grads)
-
-    def cast(self, array: Any, like: Any) -> Any:
-        return np.asarray(array).astype(like.dtype)
-
-    def total(self, terms: Sequence[tuple[float, Any]]) -> Any:
-        total = sum((w * a.astype(np.float64) for w, a in terms if w != 0), np.float64(0))
-        return total + np.zeros(terms[0][1].shape)
-
-    def at_least_one(self, array: Any) -> Any:
-        return np.maximum(np.asarray(array), 1)
-
-    def number(self, array: Any) -> Any:
-        return float(array)
-
-
-HOST = HostArrays()
-
-
 # ---- one row -------------------------------------------------------------------------------------
 
 
-def evaluate(
+class RowCall(NamedTuple):
+    """One loss, ready for C: inputs and parameters under the row's own names, None nowhere."""
+
+    info: LossInfo
+    arrays: dict[str, Any]
+    values: dict[str, float]
+    convention: Convention | None
+    host: Arrays = HOST
+
+    @property
+    def beta(self) -> float:
+        """The value in force, 1 for a loss without."""
+        defaults = (p.default for p in self.info.parameters if p.name == "beta")
+        return self.values.get("beta", cast(float, next(defaults, 1.0)))
+
+
+def prepare(
     info: LossInfo,
     inputs: Mapping[str, Any],
     params: Mapping[str, Any],
     convention: Any,
-    grad_losses: Any,
-    return_grads: bool,
     host: Arrays = HOST,
-) -> AnyLoss:
-    """Runs the loss of `info`; an input or parameter that is None or a default is absent."""
+) -> RowCall:
+    """Checks what needs only names; an input or parameter that is None or a default is absent.
+
+    Array libraries of their own (prefopt.jax) may pass their arrays: none is looked into.
+    """
     types = {item.name: item.type for item in info.inputs}
     arrays = {}
     for key, value in inputs.items():
@@ -148,41 +101,56 @@ def evaluate(
             raise ValueError(f"{key}: {info.name} does not use it; it takes {takes}")
         arrays[key] = host.take(key, value, types[key])
     values = _take_parameters(info, params)
-    chosen = None
-    if convention is not None:
-        chosen = find_convention(info.name, convention)
-        arrays, values = chosen.apply(arrays, values)
-    weights = None if grad_losses is None else host.take("grad_losses", grad_losses, "real")
+    if convention is None:
+        return RowCall(info, arrays, values, None, host)
+    chosen = find_convention(info.name, convention)
+    return RowCall(info, *chosen.apply(arrays, values), chosen, host)
+
+
+def evaluate(call: RowCall, grad_losses: Any, return_grads: bool) -> AnyLoss:
+    """Runs one loss."""
+    weights = None if grad_losses is None else call.host.take("grad_losses", grad_losses, "real")
     wanted = weights is not None or bool(return_grads)
-    losses, outputs, grads = host.loss(info.name, arrays, values, weights, wanted)
-    result = _result(info, losses, outputs)
+    losses, outputs, grads = call.host.loss(
+        call.info.name, call.arrays, call.values, weights, wanted
+    )
+    result = _with_rewards_of(call, _result(call.info, losses, outputs))
     result.grads = grads
-    if chosen is None:
+    return _limited(call, result)
+
+
+def _limited(call: RowCall, result: AnyLoss) -> AnyLoss:
+    """Losses of tokens clamped as the convention does; a clamped one has no gradient."""
+    if call.convention is None or not np.isfinite(call.convention.loss_limit):
         return result
-    return _with_rewards_of(chosen, info, result, arrays, values, host)
+    assert call.info.tokenwise
+    losses, beyond = call.host.limited(result.losses, call.convention.loss_limit)
+    clamped: AnyLoss = result._replace(losses=losses)
+    if result.grads is not None:
+        clamped.grads = {k: call.host.zeroed(grad, beyond) for k, grad in result.grads.items()}
+    return clamped
 
 
-def _with_rewards_of(
-    convention: Convention,
-    info: LossInfo,
-    result: AnyLoss,
-    arrays: dict[str, Any],
-    values: Any,
-    host: Arrays,
-) -> AnyLoss:
-    """The rewards as the project logs them."""
-    default = next((p.default for p in info.parameters if p.name == "beta"), 1.0)
-    divisors = convention.reward_divisors(arrays, values.get("beta", default), host.at_least_one)
+def _with_rewards_of(call: RowCall, result: AnyLoss) -> AnyLoss:
+    """The rewards as the project of the convention logs them: divided in float64, rounded once."""
+    host = call.host
+    if call.convention is None:
+        return result
+    divisors = call.convention.reward_divisors(call.arrays, call.beta, host.at_least_one)
     if divisors is None:
         return result
+    chosen, rejected = divisors
     if isinstance(result, UnpairedLoss):
-        scaled: AnyLoss = result._replace(rewards=result.rewards / divisors[0])
-    else:
-        pairs = zip(result[1:3], divisors, strict=True)
-        rewards = [host.cast(reward / divisor, result.losses) for reward, divisor in pairs]
-        scaled = PairLoss(result.losses, *rewards)
-    scaled.grads = result.grads
-    return scaled
+        return result._replace(rewards=_divided(result.rewards, chosen, host))
+    assert isinstance(result, (PairLoss, StepPairLoss))
+    return result._replace(
+        chosen_rewards=_divided(result.chosen_rewards, chosen, host),
+        rejected_rewards=_divided(result.rejected_rewards, rejected, host),
+    )
+
+
+def _divided(rewards: Any, divisor: Any, host: Arrays) -> Any:
+    return host.cast(host.wide(rewards) / divisor, rewards)
 
 
 def _take_parameters(info: LossInfo, params: Mapping[str, Any]) -> dict[str, float]:
@@ -228,19 +196,57 @@ def run_procedure(
     name: str, inputs: Mapping[str, Any], params: Mapping[str, Any], host: Arrays = HOST
 ) -> Any:
     """Runs a procedure: a named tuple of its outputs; numbers come as floats."""
-    info = LIST[name]
-    types = {item.name: item.type for item in info.inputs}
-    arrays = {k: host.take(k, v, types[k]) for k, v in inputs.items() if v is not None}
-    _, outputs, _ = host.loss(name, arrays, _take_parameters(info, params), None, False)
+    info, arrays, values, _, _ = prepare(LIST[name], inputs, params, None, host)
+    _, outputs, _ = host.loss(name, arrays, values, None, False)
     shapes = [shape for _, shape in info.outputs]
-    values = [
+    results = [
         host.number(value) if shape == "number" else value
         for value, shape in zip(outputs, shapes, strict=True)
     ]
-    return procedure_type(name)(*values)
+    return procedure_type(name)(*results)
 
 
 # ---- a family ------------------------------------------------------------------------------------
+
+
+def prepare_family(
+    family: str,
+    loss_type: Any,
+    inputs: Mapping[str, Any],
+    params: Mapping[str, Any],
+    convention: Any,
+    loss_weights: Any = None,
+    host: Arrays = HOST,
+) -> tuple[list[RowCall], list[float] | None]:
+    """The variant `loss_type` of a family; for a sequence of them each one, and their weights."""
+    if isinstance(loss_type, str):
+        if loss_weights is not None:
+            raise ValueError("loss_weights: expected with a sequence of loss types only")
+        info = find(f"{family}.{loss_type}", "loss_type")
+        return [prepare(info, inputs, params, convention, host)], None
+    infos, weights = _take_mixture(family, loss_type, loss_weights)
+    given = {key: value for key, value in inputs.items() if value is not None}
+    for key, value in (*given.items(), *params.items()):
+        names = [
+            {*(i.name for i in info.inputs), *(p.name for p in info.parameters)} for info in infos
+        ]
+        is_default = value is None or isinstance(value, (DefaultNumber, DefaultText))
+        if not is_default and not any(key in each for each in names):
+            raise ValueError(f"{key}: none of {', '.join(i.name for i in infos)} uses it")
+    calls = []
+    for info in infos:
+        names_in = {item.name for item in info.inputs}
+        names_param = {item.name for item in info.parameters}
+        calls.append(
+            prepare(
+                info,
+                {key: value for key, value in given.items() if key in names_in},
+                {key: value for key, value in params.items() if key in names_param},
+                convention,
+                host,
+            )
+        )
+    return calls, weights
 
 
 def call_family(
@@ -255,36 +261,34 @@ def call_family(
     host: Arrays = HOST,
 ) -> Any:
     """The variant `loss_type` of a family, or for a sequence of them the weighted sum."""
-    if isinstance(loss_type, str):
-        if loss_weights is not None:
-            raise ValueError("loss_weights: expected with a sequence of loss types only")
-        info = find(f"{family}.{loss_type}", "loss_type")
-        return evaluate(info, inputs, params, convention, grad_losses, return_grads, host)
-    infos, weights = _take_mixture(family, loss_type, loss_weights)
-    given = {key: value for key, value in inputs.items() if value is not None}
-    for key, value in (*given.items(), *params.items()):
-        names = [
-            {*(i.name for i in info.inputs), *(p.name for p in info.parameters)} for info in infos
-        ]
-        is_default = value is None or isinstance(value, (DefaultNumber, DefaultText))
-        if not is_default and not any(key in each for each in names):
-            raise ValueError(f"{key}: none of {', '.join(i.name for i in infos)} uses it")
-    parts = []
-    for info in infos:
-        names_in = {item.name for item in info.inputs}
-        names_param = {item.name for item in info.parameters}
-        parts.append(
-            evaluate(
-                info,
-                {key: value for key, value in given.items() if key in names_in},
-                {key: value for key, value in params.items() if key in names_param},
-                convention,
-                grad_losses,
-                return_grads,
-                host,
-            )
-        )
-    return _mixture(parts, weights, host)
+    calls, weights = prepare_family(
+        family, loss_type, inputs, params, convention, loss_weights, host
+    )
+    parts = [evaluate(call, grad_losses, return_grads) for call in calls]
+    return parts[0] if weights is None else _mixture(parts, weights, host)
+
+
+def call_by_name(
+    name: str, inputs: dict[str, Any], functions: Any, run: Callable[[str, Any, Any], Any]
+) -> Any:
+    """`loss` of a library that has the functions of the families and runs procedures by `run`."""
+    if name not in LIST:
+        raise ValueError(f"name: no loss is called {name!r}; {nearest(str(name), LIST)}")
+    info = find(name)
+    known = [*(item.name for item in info.inputs), *(item.name for item in info.parameters)]
+    known += [] if info.kind == "procedure" else ["convention"]
+    for key in inputs:
+        if key not in known:
+            raise TypeError(f"{key}: {name} takes no such argument; {nearest(key, known)}")
+    if info.kind == "procedure":
+        numbers = {item.name for item in info.parameters}
+        arrays = {key: each for key, each in inputs.items() if key not in numbers}
+        return run(name, arrays, {k: inputs[k] for k in inputs if k in numbers})
+    if len(FAMILIES[info.family]) > 1:
+        inputs["loss_type"] = info.variant
+    for item in FAMILIES[info.family][0].inputs:  # what another variant needs is absent here
+        inputs.setdefault(item.name, None)
+    return getattr(functions, f"{info.family}_loss")(**inputs)
 
 
 def _take_mixture(
@@ -326,24 +330,6 @@ def _mixture(parts: list[Any], weights: list[float], host: Arrays) -> Any:
 
 
 # ---- arguments -----------------------------------------------------------------------------------
-
-
-def take_array(value: Any, type_: str = "real") -> Any:
-    """Lists, tuples and numbers become arrays; the binding takes or refuses everything else.
-
-    A list of whole numbers may stand for a list of floats; an integer array may not.
-    """
-    if not isinstance(value, (list, tuple, int, float, np.generic)):
-        return value
-    array = np.asarray(value)
-    if array.size == 0 and type_ in ("flag", "mask"):
-        return array.astype(np.bool_)
-    if array.size == 0 and type_ == "indices":
-        return array.astype(np.int64)
-    is_list = not isinstance(value, (bool, np.generic))
-    if is_list and type_ in ("real", "scalar", "tokens", "gathered") and array.dtype.kind in "iu":
-        return array.astype(np.float64)
-    return array
 
 
 def take_parameter(info: LossParameter, value: Any) -> float:

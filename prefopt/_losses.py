@@ -20,13 +20,14 @@ import numpy.typing as npt
 
 from prefopt import _core
 from prefopt._conventions import Convention, conventions
+from prefopt._loss_arrays import take_array
 from prefopt._loss_call import (
     LIST,
     evaluate,
     find,
     nearest,
+    prepare,
     run_procedure,
-    take_array,
     take_number,
 )
 from prefopt._loss_functions import (
@@ -150,9 +151,8 @@ def loss(name: str, **inputs: Any) -> AnyLoss:
     numbers_ = {p.name: inputs[p.name] for p in info.parameters if p.name in inputs}
     if info.kind == "procedure":
         return cast(AnyLoss, run_procedure(name, arrays, numbers_))
-    return evaluate(
-        info, arrays, numbers_, given["convention"], given["grad_losses"], given["return_grads"]
-    )
+    call = prepare(info, arrays, numbers_, given["convention"])
+    return evaluate(call, given["grad_losses"], given["return_grads"])
 
 
 def ipo_loss(

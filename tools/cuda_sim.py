@@ -55,7 +55,7 @@ COMPILE_C = ("gcc", "-std=c11", "-g", "-fPIC", "-ffp-contract=off", "-MMD")
 # One that is read before it is written holds 0xfe in every byte.
 PTX_FLAGS = ("-Og", "-g1", "-fno-strict-aliasing", "-ftrivial-auto-var-init=pattern", "-w")
 INLINE = (
-    *("-finline-functions", "-finline-limit=1000000"),
+    *("-finline-functions", "-finline-limit=1000000", "-fno-semantic-interposition"),
     *("--param", "large-function-growth=10000", "--param", "inline-unit-growth=10000"),
 )
 WARNINGS = ("-Wall", "-Wextra", "-Werror")

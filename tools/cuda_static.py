@@ -2,10 +2,11 @@
 
     python tools/cuda_static.py [--accept] [--sources PATH]...
 
-nvcc makes code for every architecture with its warnings, and ptxas's of spills, local memory and
-double precision, as errors. cuobjdump's listing of it then gives, for each kernel, registers, shared
-memory, occupancy, and the loop that loads most. Gates (tools/cuda_budgets.py): a loop that loads 128
-bits at a time loads nothing narrower and has no double precision; loops that load less are as few as
+nvcc makes code for every architecture with its warnings, and ptxas's of double precision, as errors.
+cuobjdump's listing of it then gives, for each kernel, registers, stack, shared memory, occupancy, and
+the loop that loads most. Gates (tools/cuda_budgets.py): nothing is spilled and no array is in local
+memory (both take stack), but for what is allowed; a loop that loads 128 bits at a time loads nothing
+narrower and has neither local memory nor double precision; loops that load less are as few as
 allowed; instructions an element stay within the budget. The table is compared with
 benchmarks/results/cuda_static.json, the last that was accepted; --accept writes it. Nothing here says
 how fast anything is.
@@ -31,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import cuda_toolkit
 import sass
-from cuda_budgets import BUDGETS, DOUBLE_PRECISION, LOCAL_MEMORY, Budget
+from cuda_budgets import BUDGETS, DOUBLE_PRECISION, Budget
 from incremental import make
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +49,7 @@ class Row:
     kernel: str
     architecture: int
     registers: int
+    stack_bytes: int  # of a thread: spilled registers, local arrays
     shared_bytes: int
     occupancy: int  # per cent
     loop_instructions: int  # of the innermost loop with most 128-bit loads; 0 if there is none
@@ -91,15 +93,10 @@ def compile_source(source: str) -> Path:
     """Machine code of one .cu for every architecture, warnings as errors."""
     BUILD.mkdir(parents=True, exist_ok=True)
     target = BUILD / (source.replace("/", "__").removesuffix(".cu") + ".fatbin")
-    warnings = "-warn-spills"
-    for allowed, warning in (
-        (LOCAL_MEMORY, "-warn-lmem-usage"),
-        (DOUBLE_PRECISION, "-warn-double-usage"),
-    ):
-        if not any(fnmatch.fnmatch(Path(source).name, pattern) for pattern in allowed):
-            warnings += f",{warning}"
+    may_be_double = any(fnmatch.fnmatch(Path(source).name, name) for name in DOUBLE_PRECISION)
+    warnings = "-Werror" if may_be_double else "-warn-double-usage,-Werror"
     command = [str(cuda_toolkit.nvcc()), *cuda_toolkit.NVCC_FLAGS, "-fatbin", "--threads", "2"]
-    command += ["-Werror", "all-warnings", "-Xptxas", f"{warnings},-Werror"]
+    command += ["-Werror", "all-warnings", "-Xptxas", warnings]
     for number in cuda_toolkit.ARCHITECTURES:
         command += ["-gencode", f"arch=compute_{number},code=sm_{number}"]
     command += ["-MD", "-MF", str(target.with_suffix(".d")), source, "-o", str(target)]
@@ -126,16 +123,18 @@ def _without_parameters(name: str) -> str:
     return name
 
 
-def resources(text: str) -> dict[tuple[str, str], tuple[int, int]]:
-    """(architecture, name) to (registers, shared bytes), of cuobjdump --dump-resource-usage."""
+def resources(text: str) -> dict[tuple[str, str], tuple[int, int, int]]:
+    """(architecture, name) to registers, bytes of stack and of shared memory, of cuobjdump
+    --dump-resource-usage.
+    """
     found, architecture, name = {}, "", ""
     for line in text.split("\n"):
         if match := re.match(r"arch = sm_(\w+)", line.strip()):
             architecture = match[1]
         elif match := re.match(r"Function (\S+):", line.strip()):
             name = match[1]
-        elif match := re.match(r"REG:(\d+) .*SHARED:(\d+)", line.strip()):
-            found[architecture, name] = (int(match[1]), int(match[2]))
+        elif match := re.match(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", line.strip()):
+            found[architecture, name] = (int(match[1]), int(match[2]), int(match[3]))
     return found
 
 
@@ -153,13 +152,13 @@ def measure(fatbin: Path) -> tuple[list[Row], dict[str, list[sass.Loop]]]:
         loops = sass.innermost_loops(code)
         main = max(loops, key=lambda it: (it.wide_loads, it.instructions), default=sass.Loop(0))
         number = int(re.sub(r"\D", "", architecture))
-        registers, shared = used[architecture, name]
+        registers, stack, shared = used[architecture, name]
         if number >= 90:
             shared -= min(shared, RESERVED)
         narrow = sum(1 for loop in loops if loop.narrow_loads and not loop.wide_loads)
         wide = main.wide_loads
         row = Row(
-            *(names[name], number, registers, shared, 0),
+            *(names[name], number, registers, stack, shared, 0),
             *(main.instructions if wide else 0, wide, narrow),
         )
         rows.append(row)
@@ -190,10 +189,20 @@ def gate(row: Row, loops: Sequence[sass.Loop], budget: Budget) -> list[str]:
         if loop.wide_loads and loop.narrow_loads
     ]
     wrong += [
+        f"{row.key}: a loop of 128-bit loads has {loop.locals} accesses to local memory"
+        for loop in loops
+        if loop.wide_loads and loop.locals
+    ]
+    wrong += [
         f"{row.key}: a loop of 128-bit loads has {loop.doubles} instructions of double precision"
         for loop in loops
         if loop.wide_loads and loop.doubles and not budget.double_precision
     ]
+    if row.stack_bytes > budget.stack_bytes:
+        wrong.append(
+            f"{row.key}: {row.stack_bytes} bytes of stack, for spilled registers or local arrays, "
+            f"allowed are {budget.stack_bytes}"
+        )
     if row.narrow_loops > budget.narrow_loops:
         wrong.append(
             f"{row.key}: {row.narrow_loops} loops load less than 128 bits at a time, "
@@ -229,11 +238,11 @@ def compare(rows: Sequence[Row], accepted: dict[str, dict[str, int]]) -> list[st
 
 def print_table(rows: Sequence[Row]) -> None:
     print(
-        f"{'kernel':<48}{'sm':>4}{'regs':>6}{'shared':>8}{'occupancy':>11}{'loop':>6}{'loads':>7}{'narrow':>8}"
+        f"{'kernel':<48}{'sm':>4}{'regs':>6}{'stack':>7}{'shared':>8}{'occupancy':>11}{'loop':>6}{'loads':>7}{'narrow':>8}"
     )
     for row in rows:
         print(
-            f"{row.kernel[:47]:<48}{row.architecture:>4}{row.registers:>6}{row.shared_bytes:>8}"
+            f"{row.kernel[:47]:<48}{row.architecture:>4}{row.registers:>6}{row.stack_bytes:>7}{row.shared_bytes:>8}"
             f"{row.occupancy:>9} %{row.loop_instructions:>7}{row.loop_loads:>7}{row.narrow_loops:>8}"
         )
 

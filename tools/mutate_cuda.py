@@ -61,7 +61,7 @@ SUITES = {
     "library": Suite(
         "csrc/cuda",
         "prefopt_cudasim",
-        ("source", *PYTEST, "tests/cuda"),
+        ("source", *PYTEST, "-m", "cuda_sim", "--ignore", "tests/cuda_sim", "tests"),
         ("source-asan", *PYTEST, "tests/cuda"),
         ("source-tsan-blocks", *PYTEST, "tests/cuda"),
     ),

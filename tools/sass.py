@@ -48,7 +48,7 @@ class Instruction:
     def ends(self) -> bool:
         """Nothing follows it."""
         return not self.guarded and (
-            re.match(r"(EXIT|RET|BRX|JMX|KILL)(\.|$)", self.opcode) is not None
+            re.match(r"(EXIT|RET|BRXU?|JMXU?|KILL)(\.|$)", self.opcode) is not None
             or (self.target is not None and "," not in self.operands and ".DIV" not in self.opcode)
         )
 
@@ -58,6 +58,7 @@ class Loop:
     instructions: int
     loads: dict[int, int] = field(default_factory=dict)  # by bits, how many
     doubles: int = 0  # instructions of double precision
+    locals: int = 0  # loads and stores of local memory
 
     @property
     def wide_loads(self) -> int:
@@ -90,14 +91,26 @@ def functions(text: str) -> Iterator[tuple[str, str, list[Instruction]]]:
 
 
 def _successors(code: list[Instruction]) -> list[list[int]]:
-    """By index: where each instruction can go on."""
+    """By index: where each instruction can go on.
+
+    The listing does not say where a jump by table (a switch) goes: to what nothing else leads to,
+    from there up to the next such jump.
+    """
     at = {instruction.address: i for i, instruction in enumerate(code)}
+    targets = {instruction.target for instruction in code}
+    by_table: int | None = None
     following = []
     for i, instruction in enumerate(code):
         next_ones = [] if instruction.ends or i + 1 == len(code) else [i + 1]
         if instruction.target is not None and instruction.target in at:
             next_ones.append(at[instruction.target])
         following.append(next_ones)
+    for i, instruction in enumerate(code[:-1]):
+        if re.match(r"(BRXU?|JMXU?)(\.|$)", instruction.opcode):
+            by_table = i
+        after = code[i + 1].address
+        if instruction.ends and by_table is not None and after not in targets:
+            following[by_table].append(i + 1)
     return following
 
 
@@ -148,11 +161,13 @@ def _dominates(dominator: list[int | None], a: int, b: int) -> bool:
 
 
 def innermost_loops(code: list[Instruction]) -> list[Loop]:
-    """The loops that contain no other, in the order of their heads."""
+    """The loops that contain no other, in the order of their heads; ValueError if it cannot follow."""
     if not code:
         return []
     following = _successors(code)
     dominator = _dominators(following)
+    if any(each.load_bits and dominator[i] is None for i, each in enumerate(code)):
+        raise ValueError("a load of global memory that no way leads to: sass.py misses a branch")
     before: list[list[int]] = [[] for _ in code]
     for node, next_ones in enumerate(following):
         for n in next_ones:
@@ -177,6 +192,7 @@ def innermost_loops(code: list[Instruction]) -> list[Loop]:
         for i in body:
             if bits := code[i].load_bits:
                 loop.loads[bits] = loop.loads.get(bits, 0) + 1
+            loop.locals += re.match(r"(LDL|STL)\b", code[i].opcode) is not None
             loop.doubles += DOUBLE.search(code[i].opcode) is not None
         loops.append(loop)
     return loops

@@ -143,17 +143,19 @@ static void store_outputs(const pfo_loss_call *call)
     }
 }
 
+/* Reading is arithmetic too: a caller that flushes denormals would widen a float32 denormal to 0. */
 static pfo_status run_in(pfo_loss_call *call, double *scratch, pfo_error *error)
 {
-    pfo_batch batch;
+    pfo_batch batch = {0};
+    const pfo_fpenv saved = pfo_fpenv_enter();
     pfo_status status = load_columns(call, scratch, &batch, error);
     if (status == PFO_OK) status = pfo_program_check(&batch, error);
-    if (status != PFO_OK) return status;
-    const int64_t work_bytes = pfo_program_work_bytes(&batch);
-    if (work_bytes > 0 && !(batch.work = malloc((size_t)work_bytes)))
-        return pfo_fail(error, PFO_ERROR_MEMORY, "losses", -1, "no scratch memory for a batch of this size");
-    pfo_fpenv saved = pfo_fpenv_enter();
-    status = run_program(&batch, error);
+    if (status == PFO_OK) {
+        const int64_t work_bytes = pfo_program_work_bytes(&batch);
+        if (work_bytes > 0 && !(batch.work = malloc((size_t)work_bytes)))
+            status = pfo_fail(error, PFO_ERROR_MEMORY, "losses", -1, "no scratch memory for a batch of this size");
+    }
+    if (status == PFO_OK) status = run_program(&batch, error);
     if (status == PFO_OK) store_outputs(call);
     pfo_fpenv_leave(saved);
     free(batch.work);

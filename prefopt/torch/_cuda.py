@@ -26,7 +26,8 @@ from prefopt._cuda_abi import (
     TokenLogpsGradArgs,
     fill_view,
 )
-from prefopt._loss_call import LIST, take_array
+from prefopt._loss_arrays import take_array
+from prefopt._loss_call import LIST
 
 WORKSPACE_ALIGNMENT = 256
 _NAMES = {
@@ -262,7 +263,7 @@ _OUTPUT_DTYPES = {"flags": torch.bool, "positions": torch.int64, "number": torch
 
 
 class DeviceArrays:
-    """Tensors of one device, and the library's losses: `_loss_call.Arrays`."""
+    """Tensors of one device, and the library's losses: `_loss_arrays.Arrays`."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -335,12 +336,24 @@ class DeviceArrays:
         total = torch.zeros_like(terms[0][1], dtype=torch.float64)
         for weight, array in terms:
             if weight != 0:
-                total += weight * array.double()
+                total += weight * self.wide(array)
         return total
 
+    def wide(self, array: Tensor) -> Tensor:
+        """`array` in float64."""
+        return array.double()
+
     def at_least_one(self, array: Tensor) -> Tensor:
-        """max(array, 1)."""
-        return array.clamp(min=1)
+        """max(array, 1) in float64."""
+        return self.wide(array).clamp(min=1)
+
+    def limited(self, array: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+        """`array` clamped to +-limit, and where it was beyond."""
+        return array.clamp(-limit, limit), array.abs() > limit
+
+    def zeroed(self, array: Tensor, where: Tensor) -> Tensor:
+        """`array` with 0 where `where` says so."""
+        return array.masked_fill(where, 0)
 
     def number(self, array: Tensor) -> Tensor:
         """It stays on the device."""

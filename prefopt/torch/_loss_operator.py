@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from prefopt._loss_call import FAMILIES, HOST, LIST, Arrays, procedure_type
+from prefopt._loss_arrays import HOST, Arrays
+from prefopt._loss_call import FAMILIES, LIST, procedure_type
 from prefopt._loss_call import call_family as call_numpy_family
 from prefopt._loss_call import run_procedure as run_numpy_procedure
 from prefopt._loss_types import DefaultNumber, DefaultText

@@ -69,7 +69,26 @@ def test_code_out_of_line_makes_no_loop() -> None:
     )
 
 
-def test_double_precision_is_counted() -> None:
+@pytest.mark.parametrize("jump", ["BRX", "BRXU"])
+def test_loops_after_a_jump_by_table_are_found(jump: str) -> None:
+    assert loops_of(
+        "@P0 BRA 0x40",
+        f"{jump} R10 -0x20",  # 0x10: to 0x20 or 0x40
+        "LDG.E.U8 R4, desc[UR4][R2.64]",
+        "BRA 0x50",
+        "LDG.E R4, desc[UR4][R2.64]",  # 0x40
+        "LDG.E.128 R4, desc[UR4][R2.64]",  # 0x50
+        "@P0 BRA 0x50",
+        "EXIT",
+    ) == [(2, {128: 1})]
+
+
+def test_a_load_that_nothing_leads_to_is_an_error() -> None:
+    with pytest.raises(ValueError, match="misses a branch"):
+        loops_of("EXIT", "LDG.E R4, desc[UR4][R2.64]", "EXIT")
+
+
+def test_double_precision_and_local_memory_are_counted() -> None:
     ((_, _, code),) = sass.functions(
         listing(
             "LDG.E.64 R4, desc[UR4][R2.64]",  # 0x0
@@ -81,15 +100,23 @@ def test_double_precision_is_counted() -> None:
             "MUFU.RCP64H R7, R9",
             "MUFU.EX2 R7, R9",
             "DEPBAR.LE SB0, 0x0",
+            "STL.64 [R1], R6",
+            "LDL R6, [R1]",
             "@P0 BRA 0x0",
             "EXIT",
         )
     )
-    assert [loop.doubles for loop in sass.innermost_loops(code)] == [5]
+    assert [(loop.doubles, loop.locals) for loop in sass.innermost_loops(code)] == [(5, 2)]
 
 
 def row(**changes: int) -> cuda_static.Row:
-    values = {"registers": 32, "shared_bytes": 0, "occupancy": 100, "loop_instructions": 128}
+    values = {
+        "registers": 32,
+        "stack_bytes": 0,
+        "shared_bytes": 0,
+        "occupancy": 100,
+        "loop_instructions": 128,
+    }
     return cuda_static.Row("k", 90, **(values | {"loop_loads": 1, "narrow_loops": 0} | changes))
 
 
@@ -106,6 +133,9 @@ def row(**changes: int) -> cuda_static.Row:
         ({}, [sass.Loop(9, {128: 1}, doubles=2)], Budget("k"), "2 instructions of double"),
         ({}, [sass.Loop(9, {128: 1}, doubles=2)], Budget("k", double_precision=True), ""),
         ({}, [sass.Loop(9, {64: 1}, doubles=2)], Budget("k"), ""),
+        ({}, [sass.Loop(9, {128: 1}, locals=1)], Budget("k", stack_bytes=8), "to local memory"),
+        ({"stack_bytes": 8}, [], Budget("k"), "8 bytes of stack"),
+        ({"stack_bytes": 8}, [], Budget("k", stack_bytes=8), ""),
     ],
 )
 def test_gates(changes: dict[str, int], loops: list[sass.Loop], budget: Budget, words: str) -> None:
@@ -130,9 +160,8 @@ def test_differences_from_the_accepted_table() -> None:
 
 # ---- with nvcc ---------------------------------------------------------------------------------------
 
-# What nvcc or ptxas says, and a source of which it says that.
-FAULTS = {
-    "Registers are spilled": """
+STACK = {
+    "spills": """
 __global__ void __launch_bounds__(1024) k(const float *x, float *y) {
     float a[64];
     for (int i = 0; i < 64; i++) a[i] = x[i * 1024 + threadIdx.x];
@@ -140,12 +169,28 @@ __global__ void __launch_bounds__(1024) k(const float *x, float *y) {
         for (int i = 0; i < 64; i++) a[i] = a[(i + 1) % 64] * a[i] + a[(i + 7) % 64];
     for (int i = 0; i < 64; i++) y[i * 1024 + threadIdx.x] = a[i];
 }""",
-    "Local memory used": """
+    "local array": """
 __global__ void k(const int *x, int *y) {
     int a[32] = {};
     for (int i = 0; i < 64; i++) a[x[i] & 31] += i;
     y[threadIdx.x] = a[threadIdx.x & 31];
 }""",
+}
+
+
+@pytest.mark.cuda_sim
+@pytest.mark.parametrize("fault", STACK)
+def test_stack_is_refused(fault: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(cuda_static, "BUILD", tmp_path)
+    source = tmp_path / "fault.cu"
+    source.write_text(STACK[fault])
+    _, wrong = cuda_static.check([str(source)], [Budget("k", narrow_loops=9)])
+    assert len(wrong) == 5
+    assert all("bytes of stack" in text for text in wrong)
+
+
+# What nvcc or ptxas says, and a source of which it says that.
+REFUSED = {
     "Double precision": """
 __global__ void k(const float *x, float *y) { y[threadIdx.x] = x[threadIdx.x] * 0.1; }""",
     "was declared but never referenced": """
@@ -154,11 +199,11 @@ __global__ void k(float *y) { int unused; y[threadIdx.x] = 1; }""",
 
 
 @pytest.mark.cuda_sim
-@pytest.mark.parametrize("words", FAULTS)
+@pytest.mark.parametrize("words", REFUSED)
 def test_the_compiler_refuses(words: str, tmp_path: Path, monkeypatch, capfd) -> None:
     monkeypatch.setattr(cuda_static, "BUILD", tmp_path)
     source = tmp_path / "fault.cu"
-    source.write_text(FAULTS[words])
+    source.write_text(REFUSED[words])
     with pytest.raises(cuda_static.Failure, match="nvcc gives warnings or errors"):
         cuda_static.compile_source(str(source))
     assert words.lower() in capfd.readouterr().err.lower()
