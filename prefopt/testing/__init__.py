@@ -14,6 +14,7 @@ Importing this module imports NumPy and nothing else that is not prefopt's.
 
 from __future__ import annotations
 
+from prefopt.testing._cases import NoCaseFits, published_sets
 from prefopt.testing._explain import Explanation, explain
 from prefopt.testing._golden import SETS, ULPS, GoldenCase, golden
 from prefopt.testing._match import MatchReport, assert_loss_matches
@@ -26,7 +27,9 @@ __all__ = [
     "Finding",
     "GoldenCase",
     "MatchReport",
+    "NoCaseFits",
     "assert_loss_matches",
     "explain",
     "golden",
+    "published_sets",
 ]

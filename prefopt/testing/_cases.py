@@ -10,13 +10,23 @@ import numpy as np
 
 import prefopt
 from prefopt._conventions import Convention, find_convention
-from prefopt._loss_call import nearest
+from prefopt._loss_call import find, nearest
 from prefopt._loss_types import LossInfo, LossParameter
 from prefopt.testing._adapter import Caller
 from prefopt.testing._golden import SETS, GoldenCase, golden
 from prefopt.testing._search import DEFAULT
 
 Fitting = tuple[GoldenCase, dict[str, Any]]  # a case, and the parameters that are given with it
+
+
+class NoCaseFits(TypeError):
+    """None of the cases can be given to the function; the message says what it does not take."""
+
+
+def published_sets(loss: str, convention: str | None = None) -> tuple[str, ...]:
+    """The sets ("ordinary", "extreme", ...) that have cases of the loss under the convention."""
+    _, cases = published_cases(find(loss), convention, SETS)
+    return tuple(dict.fromkeys(case.set for case in cases))
 
 
 def take_word(name: str, word: str, words: Iterable[str]) -> str:
@@ -54,7 +64,7 @@ def fitting_cases(caller: Caller, cases: list[GoldenCase]) -> tuple[list[Fitting
     if not kept:
         takes = ", ".join(caller.accepted or ())
         reason = ", ".join(left_out) or "no case in these sets"
-        raise TypeError(
+        raise NoCaseFits(
             f"fn: no case can be given to {caller.name}({takes}): {reason}; adapter= maps names"
         )
     return kept, left_out
