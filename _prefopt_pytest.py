@@ -45,10 +45,10 @@ def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.It
         collector = LossCollector.from_parent(
             session, name=specification, path=session.path, nodeid=specification
         )
-        found = list(collector.collect())
+        found: list[pytest.Item | pytest.Collector] = list(collector.collect())
         report = pytest.CollectReport(specification, "passed", None, found)
         session.ihook.pytest_collectreport(report=report)  # so that they are counted
-        items.extend(found)
+        items.extend(item for item in found if isinstance(item, pytest.Item))
 
 
 class LossCollector(pytest.Collector):
@@ -98,7 +98,7 @@ class LossItem(pytest.Item):
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
-        return self.path, None, f"{self.name} cases of {self.loss} for {self.function}"
+        return self.path, None, f"{self.name} cases of {self.loss}"
 
 
 # ---- the specification ---------------------------------------------------------------------------
