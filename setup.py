@@ -85,6 +85,10 @@ class BuildExt(build_ext):
                 link_args += ["-fopenmp"]
             elif wanted == "1":
                 sys.exit("PREFOPT_OPENMP=1, but the compiler cannot build an OpenMP program")
+        if sys.platform.startswith("linux"):
+            link_args += [
+                "-ldl"
+            ]  # the BLAS is opened at run time; glibc before 2.34 keeps dlopen apart
         described = " ".join(compile_args)
         compile_args += [f'-DPFO_BUILD_FLAGS="{described}"']
         compile_args += [f'-DPFO_BUILD_SANITIZE="{sanitize}"']

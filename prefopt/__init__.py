@@ -14,6 +14,8 @@ except ModuleNotFoundError as error:  # a source tree that was never built
         "or leave it and import the installed package"
     ) from error
 from ._cuda import cuda_available, cuda_check
+from ._inputs import ld_weights, mix_reference, uniforms, wpo_weights
+from ._linear import LinearGrads, linear_token_logps, linear_token_logps_grad
 from ._losses import (
     Convention,
     LossInfo,
@@ -58,13 +60,16 @@ from ._losses import (
     tdpo_loss,
     tpo_loss,
 )
+from ._pair import PairTokenStats, pair_token_stats, pair_token_stats_grad
 from ._threads import get_num_threads, isas, set_num_threads, using_isa
 from ._token import RowState, TokenLogps, sequence_logps, token_logps, token_logps_grad
 
 __all__ = [
     "Convention",
+    "LinearGrads",
     "LossInfo",
     "PairLoss",
+    "PairTokenStats",
     "RowState",
     "SequenceLoss",
     "StepPairLoss",
@@ -95,10 +100,16 @@ __all__ = [
     "kl_loss",
     "kto_kl",
     "kto_loss",
+    "ld_weights",
+    "linear_token_logps",
+    "linear_token_logps_grad",
     "loss",
     "losses",
+    "mix_reference",
     "odpo_loss",
     "orpo_loss",
+    "pair_token_stats",
+    "pair_token_stats_grad",
     "ppo_loss",
     "rdpo_loss",
     "reward_model_loss",
@@ -115,5 +126,7 @@ __all__ = [
     "token_logps",
     "token_logps_grad",
     "tpo_loss",
+    "uniforms",
     "using_isa",
+    "wpo_weights",
 ]

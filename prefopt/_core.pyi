@@ -22,9 +22,7 @@ def token_logps(
     stats: Sequence[str],
     lse_double: bool,
     /,
-) -> tuple[
-    _Array, _Array, _Array | None, _Array | None, _Array | None, _Array | None, _Array | None
-]: ...
+) -> tuple[_Array | None, ...]: ...
 def token_logps_grad(
     logits: object,
     labels: object,
@@ -34,6 +32,34 @@ def token_logps_grad(
     grad_lse: object,
     entropy: object,
     logps: object,
+    dtype: str | None,
+    ignore_index: int,
+    temperature: float,
+    out: object,
+    /,
+) -> _Array: ...
+def pair_token_stats(
+    policy_logits: object,
+    ref_logits: object,
+    labels: object,
+    dtype: str | None,
+    ignore_index: int,
+    temperature: float,
+    perturbation: float,
+    wanted: tuple[bool, ...],
+    lse_double: bool,
+    /,
+) -> tuple[_Array | None, ...]: ...
+def pair_token_stats_grad(
+    policy_logits: object,
+    ref_logits: object,
+    labels: object,
+    policy_lse: object,
+    ref_lse: object,
+    policy_ref_kl: object,
+    grad_policy_logps: object,
+    grad_ref_policy_kl: object,
+    grad_policy_ref_kl: object,
     dtype: str | None,
     ignore_index: int,
     temperature: float,
@@ -52,6 +78,59 @@ def sequence_logps_grad(
     normalizer: object,
     /,
 ) -> _Array: ...
+def linear_token_logps(
+    hidden: object,
+    weight: object,
+    labels: object,
+    bias: object,
+    lora_a: object,
+    lora_b: object,
+    dtype: str | None,
+    ignore_index: int,
+    logit_scale: float,
+    softcap: float | None,
+    temperature: float,
+    memory_limit: int | None,
+    vocab_start: int,
+    vocab_total: int,
+    stats: tuple[bool, ...],
+    topk: int,
+    gradients: tuple[bool, ...],
+    states: bool,
+    kept: bool,
+    lse_double: bool,
+    /,
+) -> tuple[_Array | None, ...]: ...
+def linear_token_logps_grad(
+    hidden: object,
+    weight: object,
+    labels: object,
+    bias: object,
+    lora_a: object,
+    lora_b: object,
+    dtype: str | None,
+    ignore_index: int,
+    logit_scale: float,
+    softcap: float | None,
+    temperature: float,
+    memory_limit: int | None,
+    vocab_start: int,
+    vocab_total: int,
+    lse: object,
+    entropy: object,
+    grad_logps: object,
+    grad_entropy: object,
+    grad_lse: object,
+    kept: object,
+    grad_filter: float | None,
+    needs: tuple[bool, ...],
+    /,
+) -> tuple[Any, ...]: ...
+def row_states_finish(
+    states: _Array, labels: object, ignore_index: int, wide: bool, lse_double: bool, /
+) -> tuple[_Array, ...]: ...
+def blas_load(path: str | None, /) -> None: ...
+def blas_name() -> str: ...
 def set_num_threads(n: int, /) -> None: ...
 def get_num_threads() -> int: ...
 def isas() -> tuple[str, ...]: ...

@@ -20,6 +20,8 @@ from prefopt import _core
 from prefopt._conventions import Convention, find_convention
 from prefopt._loss_types import (
     AnyLoss,
+    DefaultNumber,
+    DefaultText,
     LossInfo,
     LossInput,
     LossParameter,
@@ -28,14 +30,6 @@ from prefopt._loss_types import (
     StepPairLoss,
     UnpairedLoss,
 )
-
-
-class DefaultNumber(float):
-    """A default in a signature: a number that says that the caller did not give it."""
-
-
-class DefaultText(str):
-    """The same for a word."""
 
 
 def _read_parameter(item: dict[str, Any]) -> LossParameter:
@@ -305,9 +299,13 @@ def take_number(name: str, value: Any) -> float:
     """A parameter: a real number, not a bool. Its range is checked in C."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+    unlike = (bool, np.bool_, np.timedelta64)  # NumPy registers a timedelta64 as an integer
+    if isinstance(value, unlike) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number that fits a double") from None
 
 
 def take_text(name: str, value: Any) -> str:

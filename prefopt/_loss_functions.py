@@ -11,8 +11,15 @@ from typing import Any, cast
 
 import numpy.typing as npt
 
-from prefopt._loss_call import DefaultNumber, DefaultText, call_family, run_procedure
-from prefopt._loss_types import PairLoss, SequenceLoss, StepPairLoss, UnpairedLoss
+from prefopt._loss_call import call_family, run_procedure
+from prefopt._loss_types import (
+    DefaultNumber,
+    DefaultText,
+    PairLoss,
+    SequenceLoss,
+    StepPairLoss,
+    UnpairedLoss,
+)
 
 __all__ = [
     "arpo_loss",
@@ -132,9 +139,9 @@ def dpo_loss(
         reference.
     ref_rejected_logps: [B] float, no gradient; log-probability of the rejected answer under the
         reference.
-    chosen_weights: [B] float, no gradient; WPO weight of the chosen, a constant; the loss is
-        multiplied by both weights.
-    rejected_weights: [B] float, no gradient; WPO weight of the rejected, a constant.
+    chosen_weights: [B] float, no gradient; weight of the chosen answer, see wpo_weights; the
+        loss is multiplied by both.
+    rejected_weights: [B] float, no gradient; weight of the rejected answer, see wpo_weights.
     chosen_lengths: [B] count >= 0, no gradient; answer tokens of the chosen.
     rejected_lengths: [B] count >= 0, no gradient; answer tokens of the rejected.
     chosen_win_rates: [B] float, no gradient; estimated probability that the chosen answer beats
@@ -241,9 +248,9 @@ def rdpo_loss(
         reference.
     chosen_lengths: [B] count >= 0, no gradient; answer tokens of the chosen.
     rejected_lengths: [B] count >= 0, no gradient; answer tokens of the rejected.
-    chosen_weights: [B] float, no gradient; WPO weight of the chosen, a constant; the loss is
-        multiplied by both weights.
-    rejected_weights: [B] float, no gradient; WPO weight of the rejected, a constant.
+    chosen_weights: [B] float, no gradient; weight of the chosen answer, see wpo_weights; the
+        loss is multiplied by both.
+    rejected_weights: [B] float, no gradient; weight of the rejected answer, see wpo_weights.
     beta: in (0, inf); scale of the log-ratios; tau in IPO.
     rdpo_alpha: in (-inf, inf); weight of the length difference.
 
@@ -298,9 +305,9 @@ def dpop_loss(
         reference.
     ref_rejected_logps: [B] float, no gradient; log-probability of the rejected answer under the
         reference.
-    chosen_weights: [B] float, no gradient; WPO weight of the chosen, a constant; the loss is
-        multiplied by both weights.
-    rejected_weights: [B] float, no gradient; WPO weight of the rejected, a constant.
+    chosen_weights: [B] float, no gradient; weight of the chosen answer, see wpo_weights; the
+        loss is multiplied by both.
+    rejected_weights: [B] float, no gradient; weight of the rejected answer, see wpo_weights.
     beta: in (0, inf); scale of the log-ratios; tau in IPO.
     dpop_lambda: in [0, inf); weight of the penalty on a falling chosen answer.
 
@@ -354,9 +361,9 @@ def odpo_loss(
     ref_rejected_logps: [B] float, no gradient; log-probability of the rejected answer under the
         reference.
     margins: [B] float, no gradient; margin between the scores of the two answers.
-    chosen_weights: [B] float, no gradient; WPO weight of the chosen, a constant; the loss is
-        multiplied by both weights.
-    rejected_weights: [B] float, no gradient; WPO weight of the rejected, a constant.
+    chosen_weights: [B] float, no gradient; weight of the chosen answer, see wpo_weights; the
+        loss is multiplied by both.
+    rejected_weights: [B] float, no gradient; weight of the rejected answer, see wpo_weights.
     beta: in (0, inf); scale of the log-ratios; tau in IPO.
     odpo_alpha: in [0, inf); weight of the margin.
 
@@ -410,9 +417,9 @@ def cal_dpo_loss(
         reference.
     ref_rejected_logps: [B] float, no gradient; log-probability of the rejected answer under the
         reference.
-    chosen_weights: [B] float, no gradient; WPO weight of the chosen, a constant; the loss is
-        multiplied by both weights.
-    rejected_weights: [B] float, no gradient; WPO weight of the rejected, a constant.
+    chosen_weights: [B] float, no gradient; weight of the chosen answer, see wpo_weights; the
+        loss is multiplied by both.
+    rejected_weights: [B] float, no gradient; weight of the rejected answer, see wpo_weights.
     beta: in (0, inf); scale of the log-ratios; tau in IPO.
     cal_weight: in [0, inf); weight of the calibration term.
 
@@ -464,9 +471,9 @@ def spin_loss(
         reference.
     ref_rejected_logps: [B] float, no gradient; log-probability of the rejected answer under the
         reference.
-    chosen_weights: [B] float, no gradient; WPO weight of the chosen, a constant; the loss is
-        multiplied by both weights.
-    rejected_weights: [B] float, no gradient; WPO weight of the rejected, a constant.
+    chosen_weights: [B] float, no gradient; weight of the chosen answer, see wpo_weights; the
+        loss is multiplied by both.
+    rejected_weights: [B] float, no gradient; weight of the rejected answer, see wpo_weights.
     beta: in (0, inf); scale of the log-ratios; tau in IPO.
 
     Notation: pi policy, ref reference, w chosen, l rejected; D_s = pi_s - ref_s, D = D_w - D_l;
@@ -519,7 +526,7 @@ def beta_dpo_loss(
         reference.
     ref_rejected_logps: [B] float, no gradient; log-probability of the rejected answer under the
         reference.
-    keep: [B] bool, no gradient; true for the pairs that count, see beta_dpo_keep.
+    keep: [B] bool, no gradient; true for the pairs that count, see beta_dpo_keep; default: all.
     gap_mean: one number, no gradient; running mean of the reward gaps, see beta_dpo_state;
         default: this batch's.
     beta: in (0, inf); scale of the log-ratios; tau in IPO.
@@ -584,9 +591,9 @@ def tdpo_loss(
         reference.
     chosen_kl: [B] float; sum over the chosen answer of KL(ref || policy), see pair_token_stats.
     rejected_kl: [B] float; sum over the rejected answer of KL(ref || policy).
-    chosen_weights: [B] float, no gradient; WPO weight of the chosen, a constant; the loss is
-        multiplied by both weights.
-    rejected_weights: [B] float, no gradient; WPO weight of the rejected, a constant.
+    chosen_weights: [B] float, no gradient; weight of the chosen answer, see wpo_weights; the
+        loss is multiplied by both.
+    rejected_weights: [B] float, no gradient; weight of the rejected answer, see wpo_weights.
     beta: in (0, inf); scale of the log-ratios; tau in IPO.
     tdpo_alpha: in [0, inf); weight of the KL difference.
 
@@ -933,7 +940,8 @@ def orpo_loss(
 
     - -beta log sigmoid(o) + sum(chosen_nll) / nll_tokens, o = log odds(a_w) - log odds(a_l),
       log odds(a) = a - log(1 - exp(a)), a = pi / N. Hong et al. 2024, arXiv 2403.07691, eq.
-      6-7. Kink: at a = 0 the one-sided limit, see notes.
+      6-7. Kink: a_w = 0 > a_l costs 0 with slope -odds_l, a_l = 0 > a_w costs inf; at a_w = a_l
+      = 0 the limit along a_w = a_l: ln 2, slopes -inf and inf.
 
     policy_chosen_logps: [B] float; log-probability of the chosen answer under the policy.
     policy_rejected_logps: [B] float; log-probability of the rejected answer under the policy.
@@ -1434,7 +1442,7 @@ def grpo_loss(
       Kink: as ppo.clip.
     - "gspo": -min(min(s, delta) A, clip(s, 1 - eps, 1 + eps_high) A) + kl_beta mean_t k3, s =
       exp(mean_t (logp - old)). Zheng et al. 2025, arXiv 2507.18071, eq. 5-7. Kink: as ppo.clip.
-    - "cispo": (B / num_tokens) sum_t (-sg(max(min(rho, epsilon_high), epsilon_low)) A logp +
+    - "cispo": (B / num_tokens) sum_t (-sg(min(max(rho, epsilon_low), epsilon_high)) A logp +
       kl_beta k3). MiniMax 2025, arXiv 2506.13585, eq. 4-5.
     - "sapo": (1 / N) sum_t (-(4 / tau) sigmoid(tau (rho - 1)) A + kl_beta k3), tau by the sign
       of A. Gao et al. 2025, arXiv 2511.20347, eq. 6.

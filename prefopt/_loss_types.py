@@ -1,4 +1,4 @@
-"""The result tuples of the losses, shared by the C-backed functions and by `prefopt.reference`."""
+"""What the C-backed losses and `prefopt.reference` share: result tuples, marks of defaults."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.floating[Any]]
+
+
+class DefaultNumber(float):
+    """A default in a signature: a number that says that the caller did not give it."""
+
+
+class DefaultText(str):
+    """The same for a word."""
 
 
 class _PairFields(NamedTuple):

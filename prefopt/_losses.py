@@ -22,7 +22,6 @@ from prefopt import _core
 from prefopt._conventions import Convention, conventions
 from prefopt._loss_call import (
     LIST,
-    DefaultNumber,
     evaluate,
     find,
     nearest,
@@ -65,6 +64,7 @@ from prefopt._loss_functions import (
 )
 from prefopt._loss_types import (
     AnyLoss,
+    DefaultNumber,
     LossInfo,
     PairLoss,
     SequenceLoss,

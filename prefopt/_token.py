@@ -39,6 +39,15 @@ class TokenLogps(NamedTuple):
     max_logit: Array | None
     lse2: Array | None
     """log sum exp 2x; ``lse2 - 2 * lse`` is log sum p^2"""
+    topk_ids: Array | None = None
+    """[..., k] int64, `linear_token_logps` only, as all that follow"""
+    topk_logps: Array | None = None
+    grad_hidden: Array | None = None
+    """[..., H] d logps / d hidden"""
+    grad_hidden_lse: Array | None = None
+    grad_hidden_entropy: Array | None = None
+    kept: Array | None = None
+    """[unmasked tokens, V] x, for `linear_token_logps_grad`"""
 
 
 def token_logps(
@@ -121,8 +130,8 @@ def token_logps_grad(
         A float32 lse near 12 carries a rounding of 5e-7 that every probability of its row
         inherits; ``logits[label] - logps`` is the same number, more exact where |logps| < |lse|.
     out : [..., V] array of logits' dtype to write into, ``logits`` itself included
-        In place there is half the memory traffic and no page fault. It may not share memory with
-        an input in any other way. None allocates.
+        In place there is half the memory traffic and no page fault. It may not overlap an input in
+        any other way, nor lie between its rows. None allocates.
 
     Returns
     -------

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import prefopt
+from prefopt import _blas, _core
 
 sys.path.insert(0, str(Path(__file__).parent))  # oracle and support, under every import mode
 
@@ -64,3 +65,15 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20240423)
+
+
+@pytest.fixture(params=["blas", "plain"])
+def products(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The test runs with the BLAS and with the plain C loop."""
+    _blas.ensure_loaded()
+    name = _core.blas_name()
+    if request.param == "blas" and not name:
+        pytest.skip("no BLAS is installed: the plain loop is tested")
+    _core.blas_load(name if request.param == "blas" else None)
+    yield request.param
+    _core.blas_load(name or None)

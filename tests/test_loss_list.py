@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import math
 import shutil
@@ -98,8 +99,8 @@ def test_signature_agrees_with_the_list(name: str, module: Any) -> None:
         default = arguments[parameter.name].default
         assert default == parameter.default or default in several[parameter.name]
         assert arguments[parameter.name].kind is inspect.Parameter.KEYWORD_ONLY
-    needed = {i.name for r in FAMILIES[row.family] for i in r.inputs if not i.optional}
-    for item in row.inputs:  # what another loss of the family needs, the function needs
+    needed = {i.name for each in FAMILIES[row.family] for i in each.inputs if not i.optional}
+    for item in row.inputs:
         default = arguments[item.name].default
         assert default is None or (default is inspect.Parameter.empty and item.name in needed)
     if row.kind != "procedure":
@@ -223,11 +224,14 @@ def test_unknown_conventions() -> None:
 
 
 def test_docs_table_is_current() -> None:
-    """docs/losses.md is generated; `python tools/gen_loss_docs.py` rewrites it."""
+    """docs/losses.* are generated; `python tools/gen_loss_docs.py` rewrites them."""
     tool = ROOT / "tools" / "gen_loss_docs.py"
     if not tool.exists():
         pytest.skip("not a source checkout")
-    done = subprocess.run([sys.executable, str(tool), "--check"], capture_output=True, text=True)
+    command = [sys.executable, str(tool), "--check"]
+    if importlib.util.find_spec("latex2mathml") is None:
+        command += ["--only", "md"]  # the HTML is checked where its converter is, in CI's lint
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -7,22 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loss_cases import PARAMETERS, run, variants
+from loss_cases import PARAMETERS, variants
 from oracle import logps as oracle
-from oracle.losses import DIGITS_EXTREME, evaluate
+from oracle.losses import evaluate
 from support import run_script
 
 import prefopt
 from prefopt import reference
 
 FOLDER = Path(reference.__file__).parent
-FUNCTIONS = {
-    "dpo.sigmoid": ("dpo_loss", {}),
-    "dpo.ipo": ("dpo_loss", {"loss_type": "ipo"}),
-    "kto.kto": ("kto_loss", {}),
-    "cpo.sigmoid": ("cpo_loss", {}),
-    "sft.nll": ("sft_loss", {}),
-}
 NAMES = sorted(PARAMETERS)
 INF, NAN = np.inf, np.nan
 
@@ -30,7 +23,9 @@ INF, NAN = np.inf, np.nan
 
 
 def test_imports_numpy_and_itself_only() -> None:
-    """No extension, no torch: it can be read, and copied, alone."""
+    """No extension, no torch: it can be read, and copied, with two modules that hold no formula."""
+    standard = ("__future__", "collections", "inspect", "itertools", "math", "typing")
+    shared = ("prefopt.reference", "prefopt._loss_types", "prefopt._conventions")
     for path in [*FOLDER.glob("*.py"), FOLDER.parent / "_loss_types.py"]:
         for node in ast.walk(ast.parse(path.read_text())):
             names = []
@@ -40,17 +35,8 @@ def test_imports_numpy_and_itself_only() -> None:
                 names = [node.module or ""]
             for name in names:
                 root = name.split(".")[0]
-                assert root in (
-                    "__future__",
-                    "collections",
-                    "typing",
-                    "itertools",
-                    "numpy",
-                    "prefopt",
-                )
-                assert root != "prefopt" or name.startswith(
-                    ("prefopt.reference", "prefopt._loss_types")
-                )
+                assert root in (*standard, "numpy", "prefopt"), path
+                assert root != "prefopt" or name.startswith(shared), path
 
 
 def test_works_without_the_extension() -> None:
@@ -62,10 +48,12 @@ def test_works_without_the_extension() -> None:
         sys.modules["prefopt"] = package
         sys.modules["prefopt._core"] = None
         from prefopt import reference
-        print(float(reference.dpo_loss([0.0], [0.0], [0.0], [0.0]).losses[0]))
+        pair = [[0.0], [0.0], [0.0], [0.0]]
+        print(float(reference.dpo_loss(*pair).losses[0]))
+        print(float(reference.dpo_loss(*pair, convention="trl-1.16").losses[0]))
     """)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) == np.log(2)
+    assert [float(line) for line in done.stdout.split()] == [np.log(2)] * 2
 
 
 # ------------------------------------------------------------------------------- losses
@@ -73,10 +61,9 @@ def test_works_without_the_extension() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_against_the_oracle(name: str, rng: np.random.Generator) -> None:
-    function, choice = FUNCTIONS[name]
     for inputs, params in variants(name, rng):
         weights = rng.uniform(0.5, 2, 8)
-        got = getattr(reference, function)(**inputs, **params, **choice, grad_losses=weights)
+        got = reference.loss(name, **inputs, **params, grad_losses=weights)
         truth = evaluate(name, inputs, params, weights)
         expected = [truth.losses, *truth.rewards.values()]
         for array, wanted in zip(got, expected, strict=True):
@@ -88,33 +75,6 @@ def test_losses_against_the_oracle(name: str, rng: np.random.Generator) -> None:
             )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_losses_agree_with_prefopt(name: str, rng: np.random.Generator) -> None:
-    """The two implementations of one formula: same results, same types, same defaults."""
-    function, choice = FUNCTIONS[name]
-    for inputs, params in variants(name, rng):
-        ours = run(name, inputs, params, return_grads=True)
-        theirs = getattr(reference, function)(**inputs, **params, **choice, return_grads=True)
-        assert type(ours) is type(theirs)
-        assert ours._fields == theirs._fields
-        for a, b in zip(
-            (*ours, *ours.grads.values()), (*theirs, *theirs.grads.values()), strict=True
-        ):
-            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
-
-
-@pytest.mark.parametrize("ratio", [1e4, -1e4, 745.0, -745.0])
-def test_losses_at_extreme_ratios(ratio: float) -> None:
-    x, zero = np.array([ratio]), np.zeros(1)
-    got = reference.dpo_loss(x, zero, zero, zero, beta=1.0, return_grads=True)
-    given = {"policy_chosen_logps": x, "policy_rejected_logps": zero}
-    given |= {"ref_chosen_logps": zero, "ref_rejected_logps": zero}
-    truth = evaluate("dpo.sigmoid", given, {"beta": 1.0}, digits=DIGITS_EXTREME)
-    np.testing.assert_allclose(got.losses, [float(truth.losses[0])], rtol=1e-12, atol=1e-323)
-    grad = [float(truth.grads["policy_chosen_logps"][0])]
-    np.testing.assert_allclose(got.grads["policy_chosen_logps"], grad, rtol=1e-12, atol=1e-323)
-
-
 def test_kto_kl() -> None:
     policy, ref = np.array([-10.0, -12.0, -9.5]), np.array([-11.0, -12.5, -10.0])
     for module in (reference, prefopt):
@@ -123,16 +83,6 @@ def test_kto_kl() -> None:
         assert module.kto_kl(state=(3.0, 4)) == 0.75
         assert module.kto_kl([], []) == 0.0
         assert np.isnan(module.kto_kl([NAN], [0.0]))
-
-
-def test_unavailable_choices_are_refused() -> None:
-    zero = np.zeros(1)
-    with pytest.raises(ValueError, match="'hinge' is not available; choose one of: sigmoid, ipo"):
-        reference.dpo_loss(zero, zero, zero, zero, loss_type="hinge")
-    with pytest.raises(ValueError, match="'js_divergence' is not available"):
-        reference.dpo_loss(zero, zero, zero, zero, f_divergence_type="js_divergence")
-    with pytest.raises(ValueError, match="'simpo' is not available"):
-        reference.cpo_loss(zero, zero, loss_type="simpo")
 
 
 # ------------------------------------------------------------------------------- token log-probs
@@ -216,3 +166,68 @@ def test_sequence_logps() -> None:
         -1.5, 0.0, -2.25,
     ]  # fmt: skip
     assert reference.sequence_logps(np.ones((2, 3))).tolist() == [3.0, 3.0]
+
+
+# ------------------------------------------------------------------------------- two rows read together
+
+
+def test_pair_token_stats_by_hand() -> None:
+    """p = (1/4, 3/4) and q = (1/2, 1/2); eps = 1 makes 2 z - z_ref and z_ref."""
+    z, z_ref = np.array([[0.0, np.log(3)]]), np.zeros((1, 2))
+    names = reference.PairTokenStats._fields[4:]
+    got = reference.pair_token_stats(z, z_ref, [1], perturbation=1.0, stats=names)
+    expected = {
+        "policy_logps": np.log(3 / 4),
+        "ref_logps": np.log(1 / 2),
+        "policy_lse": np.log(4),
+        "ref_lse": np.log(2),
+        "ref_policy_kl": np.log(4 / 3) / 2,
+        "policy_ref_kl": np.log(1 / 2) / 4 + 3 * np.log(3 / 2) / 4,
+        "plus_logps": np.log(9 / 10),
+        "minus_logps": np.log(1 / 2),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(got, name), [value], rtol=1e-15, err_msg=name)
+    plain = reference.pair_token_stats(z, z_ref, [1])
+    assert plain[4:] == (None,) * 4
+    ignored = reference.pair_token_stats(z, z_ref, [-100], stats=names)
+    assert all(each.tolist() == [0.0] for each in ignored)
+
+
+def test_pair_token_stats_of_impossible_tokens() -> None:
+    """KL(p || q) leaves out p = 0 and is inf where q = 0 < p; what the policy rules out stays so."""
+    z = np.array([[0.0, 0.0, -INF, -INF]])
+    z_ref = np.array([[0.0, -INF, 0.0, -INF]])
+    got = reference.pair_token_stats(z, z, [0], stats=("ref_policy_kl", "plus_logps"))
+    assert got.ref_policy_kl.tolist() == [0.0]
+    np.testing.assert_allclose(got.plus_logps, [np.log(1 / 2)], rtol=1e-15)
+    got = reference.pair_token_stats(z, z_ref, [0], stats=("minus_logps",))  # (0, -inf, -inf, -inf)
+    assert got.minus_logps.tolist() == [0.0]
+    for pair in ((z, z_ref), (z_ref, z)):
+        got = reference.pair_token_stats(*pair, [0], stats=("ref_policy_kl", "policy_ref_kl"))
+        assert got.ref_policy_kl.tolist() == got.policy_ref_kl.tolist() == [INF]
+
+
+def test_pair_token_stats_against_torch(rng: np.random.Generator) -> None:
+    torch = pytest.importorskip("torch")
+    z, z_ref = (torch.tensor(rng.normal(0, 3, (3, 4, 50))) for _ in range(2))
+    labels = torch.tensor(rng.integers(0, 50, (3, 4)))
+    names = reference.PairTokenStats._fields[4:]
+    got = reference.pair_token_stats(
+        z.numpy(), z_ref.numpy(), labels.numpy(), temperature=0.7, perturbation=0.1, stats=names
+    )
+    z, z_ref = z / 0.7, z_ref / 0.7
+    log_p, log_q = z.log_softmax(-1), z_ref.log_softmax(-1)
+    kl = torch.nn.functional.kl_div
+
+    def of_label(logits: torch.Tensor) -> torch.Tensor:
+        return logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0]
+
+    expected = (
+        of_label(z), of_label(z_ref), z.logsumexp(-1), z_ref.logsumexp(-1),
+        kl(log_p, log_q, log_target=True, reduction="none").sum(-1),
+        kl(log_q, log_p, log_target=True, reduction="none").sum(-1),
+        of_label(1.1 * z - 0.1 * z_ref), of_label(0.9 * z + 0.1 * z_ref),
+    )  # fmt: skip
+    for name, array, wanted in zip(got._fields, got, expected, strict=True):
+        np.testing.assert_allclose(array, wanted.numpy(), rtol=2e-14, atol=2e-15, err_msg=name)

@@ -105,7 +105,8 @@ def test_same_bits_as_numpy(dtype: Any) -> None:
         with make_context():
             leaf = logits.clone().requires_grad_()
             results = prefopt_torch.token_logps(leaf, labels, stats=STATS)
-            for field, value in zip(expected._fields, expected, strict=True):
+            for field in ("logps", "lse", *STATS):
+                value = getattr(expected, field)
                 np.testing.assert_array_equal(
                     getattr(results, field).detach().numpy(), value, err_msg=field
                 )
@@ -153,7 +154,9 @@ def test_gradcheck(way: str) -> None:
 def test_statistics_carry_no_gradient(way: str) -> None:
     logits, labels = make(torch.float32)
     results = prefopt_torch.token_logps(logits.requires_grad_(), labels, stats=STATS)
-    carrying = {name for name, each in results._asdict().items() if each.requires_grad}
+    given = {name: each for name, each in results._asdict().items() if each is not None}
+    assert set(given) == {"logps", "lse", *STATS}
+    carrying = {name for name, each in given.items() if each.requires_grad}
     assert carrying == {"logps", "lse", "entropy"}
     assert prefopt_torch.token_logps(logits, labels).entropy is None
 

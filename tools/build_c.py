@@ -225,7 +225,7 @@ def build(name: str, *, jobs: int = 2) -> list[Path]:
     per_program = {p: sorted(ROOT.glob(PROGRAMS[p])) for p in configuration.programs}
     wanted = core + [source for sources in per_program.values() for source in sources]
     objects = _compile_all(configuration, ROOT, wanted, folder, jobs)
-    options = [*configuration.link, *([] if "windows" in name else ["-lm", "-pthread"])]
+    options = [*configuration.link, *([] if "windows" in name else ["-lm", "-pthread", "-ldl"])]
     # A shim among the extra sources stands in for libgomp, so -fopenmp is left out of that link.
     if configuration.openmp and not configuration.extra_sources:
         options.append("-fopenmp")
@@ -260,7 +260,7 @@ def build_extension(root: Path, folder: Path, *, jobs: int = 2) -> Path:
     sources = sorted((root / "csrc").rglob("*.c"))
     objects = _compile_all(configuration, root, sources, folder, jobs)
     target = root / "prefopt" / f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
-    _link(["gcc", "-shared"], list(objects.values()), target, ["-fopenmp", "-lm"])
+    _link(["gcc", "-shared"], list(objects.values()), target, ["-fopenmp", "-lm", "-ldl"])
     return target
 
 

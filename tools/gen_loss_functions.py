@@ -273,15 +273,22 @@ from typing import Any, cast
 
 import numpy.typing as npt
 
-from prefopt._loss_call import DefaultNumber, DefaultText, call_family, run_procedure
-from prefopt._loss_types import PairLoss, SequenceLoss, StepPairLoss, UnpairedLoss"""
+from prefopt._loss_call import call_family, run_procedure
+from prefopt._loss_types import (
+    DefaultNumber,
+    DefaultText,
+    PairLoss,
+    SequenceLoss,
+    StepPairLoss,
+    UnpairedLoss,
+)"""
 TORCH_IMPORTS = """import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from prefopt._loss_call import DefaultNumber, DefaultText
+from prefopt._loss_types import DefaultNumber, DefaultText
 
 from ._loss_operator import (
     PairLoss,

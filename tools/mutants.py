@@ -25,6 +25,14 @@ KERNEL_TESTS = (
     "tests/test_token_logps.py",
     "tests/test_token_logps_accuracy.py",
 )
+PAIR_TESTS = ("tests/test_pair_token_stats.py",)
+LINEAR_TESTS = ("tests/test_linear_token_logps.py", "tests/test_linear_token_logps_grad.py")
+TESTS_OF = {  # by how the kernel's file begins
+    "pair_": PAIR_TESTS,
+    "gemm": LINEAR_TESTS,
+    "linear_": LINEAR_TESTS,
+    "widen_": LINEAR_TESTS,
+}
 LOSSES = ROOT / "csrc" / "losses"
 KINDS = ("sign", "constant", "term", "call", "order")
 
@@ -32,7 +40,6 @@ KINDS = ("sign", "constant", "term", "call", "order")
 SKIPPED = re.compile(
     r"PREFETCH"  # speed only
     r"|PFO_BLOCK|PFO_FOLD_VALUES|PFO_SEGMENT|PFO_SERIAL"  # where sums are cut: equal in budget
-    r"|\bfor \(|\bwhile \("  # loop bounds: crashes and hangs, not formulas
     r"|^\s*(#|//|\*|static const|typedef|_Static_assert)"
     r"|\(void\)|pfo_fail\("
     r"|const double \*|work->\w+ = |size_t |malloc\(|\+ i \* \w+\)|spread_sampled\(batch"  # addresses
@@ -42,6 +49,7 @@ SKIPPED = re.compile(
     r"|1\.0 \+ poison|total = 0\.0, poison"  # beside an infinite maximum only NaN or not counts
     r"|inv_temperature == 1\.0|->b == 0\.0"  # picks a shortcut whose result is the same
 )
+LOOP = re.compile(r"\bfor \(|\bwhile \(")  # a changed bound crashes or hangs, and is no formula
 
 
 @dataclass(frozen=True)
@@ -133,14 +141,18 @@ def kernel_targets() -> Iterator[Target]:
         if path.name in ("kernels.inc", "dtype_kernels.inc", "vmath.inc"):
             continue  # the tables, and a loop around simd/vmath.h
         relative = path.relative_to(ROOT).as_posix()
+        tests = next(
+            (t for stem, t in TESTS_OF.items() if path.name.startswith(stem)), KERNEL_TESTS
+        )
         for name, first, last in bodies(path, r"\bK\((\w+)\)\("):
-            yield Target(f"kernel {name}", relative, first, last, KERNEL_TESTS)
-    for relative, pattern in (
-        ("csrc/simd/vmath.h", r"\b(v[fd]_\w+)\("),
-        ("csrc/core/row_state.c", r"\b(\w+)\("),
+            yield Target(f"kernel {name}", relative, first, last, tests)
+    for relative, pattern, tests in (
+        ("csrc/simd/vmath.h", r"\b(v[fd]_\w+)\(", KERNEL_TESTS),
+        ("csrc/core/row_state.c", r"\b(\w+)\(", KERNEL_TESTS),
+        ("csrc/core/pair_state.c", r"\b(\w+)\(", PAIR_TESTS),
     ):
         for name, first, last in bodies(ROOT / relative, pattern):
-            yield Target(name, relative, first, last, KERNEL_TESTS)
+            yield Target(name, relative, first, last, tests)
 
 
 def line_candidates(line: str) -> Iterator[tuple[str, int, str, str]]:
@@ -173,8 +185,22 @@ def line_candidates(line: str) -> Iterator[tuple[str, int, str, str]]:
         yield "term", match.start(), match[0], f"v{match[1]}_mul({match[2]}, {match[3]})"
 
 
+def after_header(line: str) -> int:
+    """The column where the header of the loop in this line ends."""
+    depth = 0
+    for column in range(LOOP.search(line).end() - 1, len(line)):
+        depth += (line[column] == "(") - (line[column] == ")")
+        if depth == 0:
+            return column
+    return len(line)
+
+
 def candidates(target: Target) -> list[Mutant]:
-    """Every mutant of the target."""
+    """Every mutant of the target; of one that has loops in one line only, those of their bodies."""
+    return _candidates(target, loops=False) or _candidates(target, loops=True)
+
+
+def _candidates(target: Target, loops: bool) -> list[Mutant]:
     text = (ROOT / target.path).read_text(encoding="utf-8")
     raw, code = text.split("\n"), blank_comments(text).split("\n")
     found = []
@@ -182,9 +208,10 @@ def candidates(target: Target) -> list[Mutant]:
     for number in range(target.first + (not one_line), target.last + 1):
         line = code[number - 1]
         # The skip rules read the code, with the body of a one-line function for its whole.
-        if SKIPPED.search(line) and not (one_line and "(void)" not in line):
+        skipped = SKIPPED.search(line) or (LOOP.search(line) and not loops)
+        if skipped and not (one_line and "(void)" not in line):
             continue
-        start = line.index("{") if one_line else 0
+        start = line.index("{") if one_line else after_header(line) if LOOP.search(line) else 0
         for kind, column, before, after in line_candidates(line):
             if target.tests and kind in ("call", "order"):
                 continue  # of losses only: kernels are shaped by speed, not by formulas

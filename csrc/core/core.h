@@ -44,6 +44,12 @@ PFO_INLINE int64_t pfo_mul_size(int64_t a, int64_t b)
 typedef void (*pfo_body)(void *context, int64_t begin, int64_t end);
 void pfo_parallel_for(int64_t items, int64_t grain, double work, pfo_body body, void *context);
 
+/* The same for a body that needs scratch memory of its own: worker is below `workers`, and no two calls with one worker
+ * run at once.  pfo_parallel_workers: how many threads such a job is worth. */
+typedef void (*pfo_worker_body)(void *context, int64_t begin, int64_t end, int worker);
+int pfo_parallel_workers(int64_t items, double work);
+void pfo_parallel_for_workers(int64_t items, int64_t grain, int workers, pfo_worker_body body, void *context);
+
 /* The floating-point control word (MXCSR, FPCR): round to nearest, denormals on, exceptions masked. */
 typedef uint64_t pfo_fpenv;
 pfo_fpenv pfo_fpenv_enter(void);

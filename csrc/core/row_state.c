@@ -79,6 +79,27 @@ void pfo_row_state_init(pfo_row_state *state)
     state->best = -1;
 }
 
+void pfo_row_state_store(const pfo_row_state *state, double *out)
+{
+    const double fields[PFO_ROW_STATE_FIELDS] = {state->max,          state->sum_exp,       state->sum_x_exp,
+                                                 state->sum_exp2,     state->sum_x,         state->target,
+                                                 (double)state->best, (double)state->count, (double)state->has_target};
+    memcpy(out, fields, sizeof fields);
+}
+
+void pfo_row_state_load(pfo_row_state *state, const double *in)
+{
+    state->max = in[0];
+    state->sum_exp = in[1];
+    state->sum_x_exp = in[2];
+    state->sum_exp2 = in[3];
+    state->sum_x = in[4];
+    state->target = in[5];
+    state->best = (int64_t)in[6];
+    state->count = (int64_t)in[7];
+    state->has_target = (int64_t)in[8];
+}
+
 /* Sums of `part` relative to `max` >= part->max instead of part->max. */
 static void rescale(const pfo_row_state *part, double max, double *sum_exp, double *sum_x_exp, double *sum_exp2)
 {
@@ -101,7 +122,7 @@ void pfo_row_state_rebase(pfo_row_state *state, double max)
     state->max = max;
 }
 
-void pfo_row_state_merge(pfo_row_state *into, const pfo_row_state *from)
+static void merge(pfo_row_state *into, const pfo_row_state *from)
 {
     if (from->has_target) {
         into->target = from->target;
@@ -128,7 +149,14 @@ void pfo_row_state_merge(pfo_row_state *into, const pfo_row_state *from)
     into->count += from->count;
 }
 
-void pfo_row_state_finish(const pfo_row_state *state, pfo_row_stats *stats)
+void pfo_row_state_merge(pfo_row_state *into, const pfo_row_state *from)
+{
+    pfo_fpenv saved = pfo_fpenv_enter();
+    merge(into, from);
+    pfo_fpenv_leave(saved);
+}
+
+static void finish(const pfo_row_state *state, pfo_row_stats *stats)
 {
     const double inf = (double)INFINITY;
     stats->best = state->best;
@@ -150,4 +178,11 @@ void pfo_row_state_finish(const pfo_row_state *state, pfo_row_stats *stats)
     double entropy = log_sum - state->sum_x_exp / state->sum_exp;
     stats->entropy = entropy > 0.0 ? entropy : 0.0; /* rounding can leave -1e-8 in a peaked row */
     if (state->has_target) stats->logp = (state->target - state->max) - log_sum;
+}
+
+void pfo_row_state_finish(const pfo_row_state *state, pfo_row_stats *stats)
+{
+    pfo_fpenv saved = pfo_fpenv_enter();
+    finish(state, stats);
+    pfo_fpenv_leave(saved);
 }

@@ -11,4 +11,9 @@ double pfo_log_f64(double x); /* 0.84 ulp; log(0) = -inf, log(negative) = NaN */
  * (max -inf, sums 0 or NaN) takes any. */
 void pfo_row_state_rebase(pfo_row_state *state, double max);
 
+/* A state as doubles, in the order of the struct's fields: how states travel between processes. */
+#define PFO_ROW_STATE_FIELDS 9
+void pfo_row_state_store(const pfo_row_state *state, double *out);
+void pfo_row_state_load(pfo_row_state *state, const double *in);
+
 #endif

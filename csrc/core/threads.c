@@ -85,40 +85,70 @@ pfo_status pfo_set_num_threads(int64_t threads, pfo_error *error)
     return PFO_OK;
 }
 
-static void run_serial(int64_t items, int64_t grain, pfo_body body, void *context)
+static int64_t pieces_of(int64_t items, int64_t grain) { return (items - 1) / grain + 1; }
+
+int pfo_parallel_workers(int64_t items, double work)
 {
-    for (int64_t begin = 0; begin < items; begin += grain)
-        body(context, begin, begin + grain < items ? begin + grain : items);
+#if defined(PFO_OPENMP)
+    const int64_t threads = pfo_get_num_threads();
+    if (work < PFO_SERIAL_WORK || atomic_load(&in_forked_child)) return 1;
+    return (int)(threads < items ? threads : items > 0 ? items : 1);
+#else
+    (void)items, (void)work;
+    return 1;
+#endif
+}
+
+void pfo_parallel_for_workers(int64_t items, int64_t grain, int workers, pfo_worker_body body, void *context)
+{
+    if (items <= 0) return;
+    if (grain < 1) grain = 1;
+    const int64_t pieces = pieces_of(items, grain);
+    pfo_fpenv saved = pfo_fpenv_enter();
+#if defined(PFO_OPENMP)
+    if (workers > 1) {
+#pragma omp parallel num_threads(workers)
+        {
+            const int worker = omp_get_thread_num();
+            pfo_fpenv own = pfo_fpenv_enter();
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t piece = 0; piece < pieces; piece++) {
+                int64_t begin = piece * grain;
+                body(context, begin, items - begin > grain ? begin + grain : items, worker);
+            }
+            pfo_fpenv_leave(own);
+        }
+        pfo_fpenv_leave(saved);
+        return;
+    }
+#else
+    (void)workers;
+#endif
+    for (int64_t piece = 0; piece < pieces; piece++) {
+        int64_t begin = piece * grain;
+        body(context, begin, items - begin > grain ? begin + grain : items, 0);
+    }
+    pfo_fpenv_leave(saved);
+}
+
+typedef struct plain_job {
+    pfo_body body;
+    void *context;
+} plain_job;
+
+static void plain_body(void *context, int64_t begin, int64_t end, int worker)
+{
+    const plain_job *j = (const plain_job *)context;
+    (void)worker;
+    j->body(j->context, begin, end);
 }
 
 void pfo_parallel_for(int64_t items, int64_t grain, double work, pfo_body body, void *context)
 {
     if (items <= 0) return;
     if (grain < 1) grain = 1;
-    pfo_fpenv saved = pfo_fpenv_enter();
-#if defined(PFO_OPENMP)
-    const int64_t pieces = (items - 1) / grain + 1;
-    int64_t threads = pfo_get_num_threads();
-    if (threads > pieces) threads = pieces;
-    if (threads > 1 && work >= PFO_SERIAL_WORK && !atomic_load(&in_forked_child)) {
-#pragma omp parallel num_threads((int)threads)
-        {
-            pfo_fpenv worker = pfo_fpenv_enter();
-#pragma omp for schedule(dynamic, 1)
-            for (int64_t piece = 0; piece < pieces; piece++) {
-                int64_t begin = piece * grain;
-                body(context, begin, items - begin > grain ? begin + grain : items);
-            }
-            pfo_fpenv_leave(worker);
-        }
-        pfo_fpenv_leave(saved);
-        return;
-    }
-#else
-    (void)work;
-#endif
-    run_serial(items, grain, body, context);
-    pfo_fpenv_leave(saved);
+    plain_job j = {body, context};
+    pfo_parallel_for_workers(items, grain, pfo_parallel_workers(pieces_of(items, grain), work), plain_body, &j);
 }
 
 int pfo_advise_huge_pages(void *data, int64_t bytes)

@@ -21,8 +21,8 @@
     INPUT(chosen_lengths, COUNT, "answer tokens of the chosen") \
     INPUT(rejected_lengths, COUNT, "answer tokens of the rejected") \
     INPUT(lengths, COUNT, "answer tokens") \
-    INPUT(chosen_weights, REAL, "WPO weight of the chosen, a constant; the loss is multiplied by both weights") \
-    INPUT(rejected_weights, REAL, "WPO weight of the rejected, a constant") \
+    INPUT(chosen_weights, REAL, "weight of the chosen answer, see wpo_weights; the loss is multiplied by both") \
+    INPUT(rejected_weights, REAL, "weight of the rejected answer, see wpo_weights") \
     INPUT(chosen_win_rates, REAL, "estimated probability that the chosen answer beats the policy") \
     INPUT(rejected_win_rates, REAL, "estimated probability that the rejected answer beats the policy") \
     INPUT(delta, SCALAR, "running mean of the rewards, see bco_delta") \
@@ -30,7 +30,7 @@
     INPUT(margins, REAL, "margin between the scores of the two answers") \
     INPUT(chosen_kl, REAL, "sum over the chosen answer of KL(ref || policy), see pair_token_stats") \
     INPUT(rejected_kl, REAL, "sum over the rejected answer of KL(ref || policy)") \
-    INPUT(keep, FLAG, "true for the pairs that count, see beta_dpo_keep") \
+    INPUT(keep, FLAG, "true for the pairs that count, see beta_dpo_keep; default: all") \
     INPUT(gap_mean, SCALAR, "running mean of the reward gaps, see beta_dpo_state; default: this batch's") \
     INPUT(chosen_kl_mean, SCALAR, "reference point of the chosen half; default: max(0, mean) of this batch") \
     INPUT(rejected_kl_mean, SCALAR, "reference point of the rejected half; default: max(0, mean) of this batch") \

@@ -90,7 +90,8 @@ LOSS(orpo, orpo, PAIR, LENGTHS, CHOSEN_NLL,
      STATE(""),
      FORMULA("-beta log sigmoid(o) + sum(chosen_nll) / nll_tokens, o = log odds(a_w) - log odds(a_l), log odds(a) "
               "= a - log(1 - exp(a)), a = pi / N"),
-     KINK("at a = 0 the one-sided limit, see notes"),
+     KINK("a_w = 0 > a_l costs 0 with slope -odds_l, a_l = 0 > a_w costs inf; at a_w = a_l = 0 the limit along a_w = "
+          "a_l: ln 2, slopes -inf and inf"),
      SOURCE("Hong et al. 2024, arXiv 2403.07691, eq. 6-7"))
 
 LOSS(slic, hinge, PAIR, SUM, NONE,

@@ -116,7 +116,7 @@ LOSS(grpo, cispo, TOKEN, SUM, TOKENS,
              PFO_GROUP_KL, REAL(num_tokens, PFO_NO_DEFAULT, ABOVE(0), BELOW(INFINITY))),
      OUTPUTS(NO_OUTPUT),
      STATE(""),
-     FORMULA("(B / num_tokens) sum_t (-sg(max(min(rho, epsilon_high), epsilon_low)) A logp + kl_beta k3)"),
+     FORMULA("(B / num_tokens) sum_t (-sg(min(max(rho, epsilon_low), epsilon_high)) A logp + kl_beta k3)"),
      KINK(""),
      SOURCE("MiniMax 2025, arXiv 2506.13585, eq. 4-5"))
 

@@ -164,6 +164,7 @@ pfo_status pfo_kto_kl(const pfo_view *policy, const pfo_view *ref, const double 
             return pfo_fail(error, PFO_ERROR_VALUE, "state", 1, "expected a finite count >= 0, got %g", count);
         }
     }
+    pfo_fpenv saved = pfo_fpenv_enter();
     for (int64_t i = 0; !state && i < size; i++) {
         double policy_logp = pfo_read_float((const char *)policy->data + i * policy->strides_bytes[0], policy->dtype);
         double ref_logp = pfo_read_float((const char *)ref->data + i * ref->strides_bytes[0], ref->dtype);
@@ -171,5 +172,6 @@ pfo_status pfo_kto_kl(const pfo_view *policy, const pfo_view *ref, const double 
     }
     double mean = count > 0 ? sum / count : 0;
     *kl = mean <= 0 ? 0 : mean; /* a NaN compares false and stays */
+    pfo_fpenv_leave(saved);
     return PFO_OK;
 }

@@ -149,7 +149,8 @@ pfo_status pfo_token_logps_grad(const pfo_token_logps_grad_args *args, pfo_error
     int64_t live;
     pfo_status status = pfo_check_temperature(args->temperature, error);
     if (status == PFO_OK) status = pfo_check_logits(&args->logits, "logits", error);
-    if (status == PFO_OK) status = pfo_check_labels(&args->labels, &args->logits, args->ignore_index, &live, error);
+    if (status == PFO_OK)
+        status = pfo_check_labels(&args->labels, &args->logits, "logits", args->ignore_index, &live, error);
     if (status == PFO_OK) status = check_vectors(args, vectors, error);
     if (status == PFO_OK) status = check_out(args, vectors, error);
     if (status != PFO_OK) return status;

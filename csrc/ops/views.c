@@ -230,7 +230,7 @@ pfo_status pfo_check_disjoint(const pfo_view *out, const char *name, const pfo_v
     if (!pfo_present(other) || !memory_range(out, &low, &high) || !memory_range(other, &other_low, &other_high))
         return PFO_OK;
     if (high <= other_low || other_high <= low) return PFO_OK;
-    return pfo_fail(error, PFO_ERROR_OVERLAP, name, -1, "its memory overlaps that of %s", other_name);
+    return pfo_fail(error, PFO_ERROR_OVERLAP, name, -1, "the range of memory it spans overlaps that of %s", other_name);
 }
 
 int pfo_same_view(const pfo_view *a, const pfo_view *b)
@@ -276,11 +276,11 @@ static pfo_status fail_label(const char *address, int32_t dtype, int64_t row, in
                     (long long)vocab, fits && label < 0 ? "-" : "", (unsigned long long)magnitude, (long long)row);
 }
 
-pfo_status pfo_check_labels(const pfo_view *labels, const pfo_view *logits, int64_t ignore_index, int64_t *live,
-                            pfo_error *error)
+pfo_status pfo_check_labels(const pfo_view *labels, const pfo_view *logits, const char *logits_name,
+                            int64_t ignore_index, int64_t *live, pfo_error *error)
 {
     pfo_status status = pfo_check_array(labels, "labels", PFO_SET_INTEGER, error);
-    if (status == PFO_OK) status = pfo_check_leading(labels, "labels", logits, 1, "logits", error);
+    if (status == PFO_OK) status = pfo_check_leading(labels, "labels", logits, 1, logits_name, error);
     if (status != PFO_OK) return status;
     const int64_t vocab = logits->shape[logits->ndim - 1];
     const int64_t rows = pfo_leading_size(labels, 0);

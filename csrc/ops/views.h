@@ -43,7 +43,8 @@ pfo_status pfo_check_leading(const pfo_view *view, const char *name, const pfo_v
 pfo_status pfo_check_dtype_is(const pfo_view *view, const char *name, int32_t dtype, pfo_error *error);
 /* An output: no element may be reachable twice. */
 pfo_status pfo_check_writable_strides(const pfo_view *view, const char *name, pfo_error *error);
-/* The memory of `out` must not touch that of `other`. */
+/* The range from first to last byte of `out` must not touch that of `other`: cheap, and refuses rows that lie between
+ * the rows of `other` too. */
 pfo_status pfo_check_disjoint(const pfo_view *out, const char *name, const pfo_view *other, const char *other_name,
                               pfo_error *error);
 /* Same memory, shape and strides: in place. */
@@ -54,7 +55,10 @@ pfo_status pfo_check_temperature(double value, pfo_error *error);
 /* Logits [..., V] and labels [...]: all that every op over logits checks, labels included.  *live gets the number of
  * rows that are not ignored. */
 pfo_status pfo_check_logits(const pfo_view *logits, const char *name, pfo_error *error);
-pfo_status pfo_check_labels(const pfo_view *labels, const pfo_view *logits, int64_t ignore_index, int64_t *live,
-                            pfo_error *error);
+pfo_status pfo_check_labels(const pfo_view *labels, const pfo_view *logits, const char *logits_name,
+                            int64_t ignore_index, int64_t *live, pfo_error *error);
+/* Two rows of logits that are read together: one shape, one dtype. */
+pfo_status pfo_check_pair_logits(const pfo_view *policy, const pfo_view *ref, const pfo_view *labels,
+                                 int64_t ignore_index, int64_t *live, pfo_error *error);
 
 #endif

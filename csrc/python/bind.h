@@ -28,11 +28,22 @@ typedef struct pfo_bound {
 int pfo_bind(PyObject *object, const char *name, int optional, PyObject *dtype, pfo_bound *bound);
 /* The same for an output argument: also checks that it is writable. */
 int pfo_bind_out(PyObject *object, const char *name, PyObject *dtype, pfo_bound *bound);
+/* dtype="bfloat16" reads a bound uint16 as bfloat16; any other name must be what the array already holds. */
+int pfo_apply_dtype(PyObject *dtype, const char *name, pfo_bound *bound);
 void pfo_unbind(pfo_bound *bound);
-/* A new C-contiguous array with the leading axes of like (all but `trailing`), and its view. */
-PyObject *pfo_new_leading(const pfo_view *like, int32_t trailing, int numpy_type, int32_t dtype, pfo_view *view);
+void pfo_unbind_all(pfo_bound *bound, int count);
+/* Copies only the axes in use: a whole view is 1 KB. */
+void pfo_copy_view(pfo_view *to, const pfo_view *from);
+/* A TypeError where the number of arguments is not the expected one; 0 on success. */
+int pfo_check_count(const char *function, Py_ssize_t got, Py_ssize_t expected);
+/* A new C-contiguous array with the leading axes of like (all but `trailing`), and its view.  name: the argument that
+ * like is, for the message when NumPy cannot count the array's bytes. */
+PyObject *pfo_new_leading(const pfo_view *like, const char *name, int32_t trailing, int numpy_type, int32_t dtype,
+                          pfo_view *view);
 /* A new array with the shape of `like` and the dtype of the bound array. */
-PyObject *pfo_new_like(const pfo_bound *like, pfo_view *view);
+PyObject *pfo_new_like(const pfo_bound *like, const char *name, pfo_view *view);
+/* NumPy's error about an array that is too large does not say which argument asked for it; this makes it say so. */
+void pfo_name_size_error(const char *name);
 
 /* errors.c: raises what the record says; always returns NULL. */
 PyObject *pfo_raise(pfo_status status, const pfo_error *error);
@@ -46,8 +57,12 @@ int pfo_take_bool(PyObject *object, const char *name, int *value);
  * runs kernels.  0 on success. */
 int pfo_enter_isa(PyObject *module);
 
-/* bind_token.c, bind_loss.c, bind_misc.c: method tables, ended by a NULL row. */
+#define PFO_FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, name##_doc}
+
+/* bind_token.c, bind_pair.c, bind_linear.c, bind_loss.c, bind_misc.c: method tables, ended by a NULL row. */
 extern PyMethodDef pfo_token_methods[];
+extern PyMethodDef pfo_pair_methods[];
+extern PyMethodDef pfo_linear_methods[];
 extern PyMethodDef pfo_misc_methods[];
 extern PyMethodDef pfo_loss_methods[];
 

@@ -90,8 +90,7 @@ static int bind_buffer(PyObject *object, const char *name, pfo_bound *bound)
     return status;
 }
 
-/* dtype="bfloat16" reads uint16 as bfloat16; any other name must be what the array already holds. */
-static int apply_dtype(PyObject *dtype, const char *name, pfo_bound *bound)
+int pfo_apply_dtype(PyObject *dtype, const char *name, pfo_bound *bound)
 {
     if (!dtype || dtype == Py_None) return 0;
     const char *wanted = PyUnicode_Check(dtype) ? PyUnicode_AsUTF8(dtype) : NULL;
@@ -136,7 +135,7 @@ static int bind_any(PyObject *object, const char *name, PyObject *dtype, pfo_bou
                      name, Py_TYPE(object)->tp_name);
         status = -1;
     }
-    if (status == 0) status = apply_dtype(dtype, name, bound);
+    if (status == 0) status = pfo_apply_dtype(dtype, name, bound);
     if (status < 0) pfo_unbind(bound);
     return status;
 }
@@ -176,6 +175,27 @@ void pfo_unbind(pfo_bound *bound)
     bound->capsule = NULL;
 }
 
+void pfo_copy_view(pfo_view *to, const pfo_view *from)
+{
+    to->data = from->data;
+    to->dtype = from->dtype;
+    to->ndim = from->ndim;
+    memcpy(to->shape, from->shape, (size_t)from->ndim * sizeof to->shape[0]);
+    memcpy(to->strides_bytes, from->strides_bytes, (size_t)from->ndim * sizeof to->strides_bytes[0]);
+}
+
+void pfo_unbind_all(pfo_bound *bound, int count)
+{
+    for (int i = 0; i < count; i++) pfo_unbind(&bound[i]);
+}
+
+int pfo_check_count(const char *function, Py_ssize_t got, Py_ssize_t expected)
+{
+    if (got == expected) return 0;
+    PyErr_Format(PyExc_TypeError, "%s: expected %zd arguments, got %zd", function, expected, got);
+    return -1;
+}
+
 static void fill_view(PyObject *array, int32_t dtype, pfo_view *view)
 {
     PyArrayObject *a = (PyArrayObject *)array;
@@ -188,25 +208,39 @@ static void fill_view(PyObject *array, int32_t dtype, pfo_view *view)
     }
 }
 
-PyObject *pfo_new_leading(const pfo_view *like, int32_t trailing, int numpy_type, int32_t dtype, pfo_view *view)
+void pfo_name_size_error(const char *name)
+{
+    if (!PyErr_ExceptionMatches(PyExc_ValueError)) return; /* a MemoryError says how much was asked for */
+    PyErr_Clear();
+    PyErr_Format(PyExc_ValueError, "%s: too large, the bytes of the results overflow 64 bits", name);
+}
+
+PyObject *pfo_new_leading(const pfo_view *like, const char *name, int32_t trailing, int numpy_type, int32_t dtype,
+                          pfo_view *view)
 {
     npy_intp shape[PFO_MAX_NDIM];
     const int32_t axes = like->ndim - trailing;
     for (int32_t axis = 0; axis < axes; axis++) shape[axis] = (npy_intp)like->shape[axis];
     PyObject *array = PyArray_SimpleNew(axes, shape, numpy_type);
-    if (array) fill_view(array, dtype, view);
+    if (array)
+        fill_view(array, dtype, view);
+    else
+        pfo_name_size_error(name);
     return array;
 }
 
-PyObject *pfo_new_like(const pfo_bound *like, pfo_view *view)
+PyObject *pfo_new_like(const pfo_bound *like, const char *name, pfo_view *view)
 {
     PyObject *array;
     if (like->array) {
         array = PyArray_NewLikeArray((PyArrayObject *)like->array, NPY_CORDER, NULL, 0);
-        if (array) fill_view(array, like->view.dtype, view);
+        if (array)
+            fill_view(array, like->view.dtype, view);
+        else
+            pfo_name_size_error(name);
         return array;
     }
     static const int numpy_types[] = {
         [PFO_F16] = NPY_HALF, [PFO_BF16] = NPY_UINT16, [PFO_F32] = NPY_FLOAT, [PFO_F64] = NPY_DOUBLE};
-    return pfo_new_leading(&like->view, 0, numpy_types[like->view.dtype], like->view.dtype, view);
+    return pfo_new_leading(&like->view, name, 0, numpy_types[like->view.dtype], like->view.dtype, view);
 }

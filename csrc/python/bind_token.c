@@ -8,28 +8,6 @@ enum {
     MAX_BOUND = 10
 };
 
-/* Copies only the axes in use: a whole view is 1 KB. */
-static void copy_view(pfo_view *to, const pfo_view *from)
-{
-    to->data = from->data;
-    to->dtype = from->dtype;
-    to->ndim = from->ndim;
-    memcpy(to->shape, from->shape, (size_t)from->ndim * sizeof to->shape[0]);
-    memcpy(to->strides_bytes, from->strides_bytes, (size_t)from->ndim * sizeof to->strides_bytes[0]);
-}
-
-static void unbind_all(pfo_bound *bound, int count)
-{
-    for (int i = 0; i < count; i++) pfo_unbind(&bound[i]);
-}
-
-static int check_count(const char *function, Py_ssize_t got, Py_ssize_t expected)
-{
-    if (got == expected) return 0;
-    PyErr_Format(PyExc_TypeError, "%s: expected %zd arguments, got %zd", function, expected, got);
-    return -1;
-}
-
 /* ---- token_logps --------------------------------------------------------------------------------------------------
  * */
 
@@ -85,18 +63,22 @@ static int make_results(const int wanted[STAT_COUNT], const pfo_view *logits, in
         if (!wanted[k]) continue;
         int type = k == CORRECT ? NPY_BOOL : wide || (k == LSE && lse_double) ? NPY_DOUBLE : NPY_FLOAT;
         int32_t dtype = k == CORRECT ? PFO_BOOL : type == NPY_DOUBLE ? PFO_F64 : PFO_F32;
-        results[k] = pfo_new_leading(logits, 1, type, dtype, views[k]);
+        results[k] = pfo_new_leading(logits, "logits", 1, type, dtype, views[k]);
         if (!results[k]) return -1;
     }
     return 0;
 }
 
+/* As many items as prefopt.TokenLogps has fields: what only the linear op makes is None. */
 static PyObject *result_tuple(PyObject *results[STAT_COUNT])
 {
-    PyObject *tuple = PyTuple_New(STAT_COUNT);
+    enum {
+        FIELD_COUNT = 13
+    };
+    PyObject *tuple = PyTuple_New(FIELD_COUNT);
     if (!tuple) return NULL;
-    for (int k = 0; k < STAT_COUNT; k++) {
-        PyObject *item = results[k] ? results[k] : Py_None;
+    for (int k = 0; k < FIELD_COUNT; k++) {
+        PyObject *item = k < STAT_COUNT && results[k] ? results[k] : Py_None;
         Py_INCREF(item);
         PyTuple_SET_ITEM(tuple, k, item);
     }
@@ -105,7 +87,7 @@ static PyObject *result_tuple(PyObject *results[STAT_COUNT])
 
 PyDoc_STRVAR(token_logps_doc,
              "token_logps(logits, labels, dtype, ignore_index, temperature, stats, lse_double, /)\n--\n\n"
-             "The seven statistics of prefopt.token_logps as a tuple, None where not asked for.");
+             "The fields of prefopt.TokenLogps as a tuple, None where not asked for.");
 
 static PyObject *token_logps(PyObject *module, PyObject *const *arguments, Py_ssize_t count)
 {
@@ -115,7 +97,7 @@ static PyObject *token_logps(PyObject *module, PyObject *const *arguments, Py_ss
     PyObject *results[STAT_COUNT] = {NULL}, *tuple = NULL;
     pfo_view *views[STAT_COUNT] = {&args.logps,      &args.lse,       &args.entropy, &args.correct,
                                    &args.mean_logit, &args.max_logit, &args.lse2};
-    if (check_count("token_logps", count, 7) < 0 || pfo_enter_isa(module) < 0) return NULL;
+    if (pfo_check_count("token_logps", count, 7) < 0 || pfo_enter_isa(module) < 0) return NULL;
     for (int k = 0; k < STAT_COUNT; k++) views[k]->dtype = PFO_NONE;
     int lse_double = PyObject_IsTrue(arguments[6]);
     if (lse_double < 0 || pfo_take_int64(arguments[3], "ignore_index", &args.ignore_index) < 0 ||
@@ -125,8 +107,8 @@ static PyObject *token_logps(PyObject *module, PyObject *const *arguments, Py_ss
     taken++;
     if (pfo_bind(arguments[1], "labels", 0, NULL, &bound[taken]) < 0) goto done;
     taken++;
-    copy_view(&args.logits, &bound[0].view);
-    copy_view(&args.labels, &bound[1].view);
+    pfo_copy_view(&args.logits, &bound[0].view);
+    pfo_copy_view(&args.labels, &bound[1].view);
     if (args.logits.ndim < 1) {
         PyErr_SetString(PyExc_ValueError, "logits: expected [..., vocab], got a scalar");
         goto done;
@@ -146,7 +128,7 @@ static PyObject *token_logps(PyObject *module, PyObject *const *arguments, Py_ss
     tuple = status == PFO_OK ? result_tuple(results) : pfo_raise(status, &error);
 done:
     for (int k = 0; k < STAT_COUNT; k++) Py_XDECREF(results[k]);
-    unbind_all(bound, taken);
+    pfo_unbind_all(bound, taken);
     return tuple;
 }
 
@@ -171,21 +153,21 @@ static PyObject *token_logps_grad(PyObject *module, PyObject *const *arguments, 
     pfo_bound bound[MAX_BOUND];
     int taken = 0;
     PyObject *out = NULL;
-    if (check_count("token_logps_grad", count, 12) < 0 || pfo_enter_isa(module) < 0) return NULL;
+    if (pfo_check_count("token_logps_grad", count, 12) < 0 || pfo_enter_isa(module) < 0) return NULL;
     if (pfo_take_int64(arguments[9], "ignore_index", &args.ignore_index) < 0 ||
         pfo_take_double(arguments[10], "temperature", &args.temperature) < 0)
         return NULL;
     if (pfo_bind(arguments[0], "logits", 0, arguments[8], &bound[taken]) < 0) return NULL;
-    copy_view(&args.logits, &bound[taken++].view);
+    pfo_copy_view(&args.logits, &bound[taken++].view);
     if (pfo_bind(arguments[1], "labels", 0, NULL, &bound[taken]) < 0) goto fail;
-    copy_view(&args.labels, &bound[taken++].view);
+    pfo_copy_view(&args.labels, &bound[taken++].view);
     for (int k = 0; k < VECTORS; k++) {
         if (pfo_bind(arguments[2 + k], names[k], k != 0, NULL, &bound[taken]) < 0) goto fail;
-        copy_view(views[k], &bound[taken++].view);
+        pfo_copy_view(views[k], &bound[taken++].view);
     }
     if (arguments[11] != Py_None) {
         if (pfo_bind_out(arguments[11], "out", arguments[8], &bound[taken]) < 0) goto fail;
-        copy_view(&args.out, &bound[taken++].view);
+        pfo_copy_view(&args.out, &bound[taken++].view);
         out = arguments[11];
         Py_INCREF(out);
     } else {
@@ -194,7 +176,7 @@ static PyObject *token_logps_grad(PyObject *module, PyObject *const *arguments, 
                          pfo_dtype_name(args.logits.dtype));
             goto fail;
         }
-        out = pfo_new_like(&bound[0], &args.out);
+        out = pfo_new_like(&bound[0], "logits", &args.out);
         if (!out) goto fail;
     }
     pfo_error error;
@@ -202,12 +184,12 @@ static PyObject *token_logps_grad(PyObject *module, PyObject *const *arguments, 
     Py_BEGIN_ALLOW_THREADS;
     status = pfo_token_logps_grad(&args, &error);
     Py_END_ALLOW_THREADS;
-    unbind_all(bound, taken);
+    pfo_unbind_all(bound, taken);
     if (status == PFO_OK) return out;
     Py_DECREF(out);
     return pfo_raise(status, &error);
 fail:
-    unbind_all(bound, taken);
+    pfo_unbind_all(bound, taken);
     return NULL;
 }
 
@@ -228,10 +210,10 @@ static int bind_sequence(PyObject *const *arguments, const char *first_name, pfo
         int status = k == 0 ? pfo_bind(objects[k], names[k], 0, NULL, &bound[k])
                             : pfo_bind(objects[k], names[k], 1, NULL, &bound[k]);
         if (status < 0) {
-            unbind_all(bound, k);
+            pfo_unbind_all(bound, k);
             return -1;
         }
-        copy_view(views[k], &bound[k].view);
+        pfo_copy_view(views[k], &bound[k].view);
     }
     return 4;
 }
@@ -252,12 +234,13 @@ static PyObject *sequence_logps(PyObject *module, PyObject *const *arguments, Py
     (void)module;
     pfo_sequence_logps_args args;
     pfo_bound bound[4];
-    if (check_count("sequence_logps", count, 5) < 0) return NULL;
+    if (pfo_check_count("sequence_logps", count, 5) < 0) return NULL;
     int taken = bind_sequence(arguments, "logps", &args, bound);
     if (taken < 0) return NULL;
     pfo_view like = pfo_view_1d(NULL, PFO_F32, sequence_count(&args));
     const int wide = args.logps.dtype == PFO_F64;
-    PyObject *out = pfo_new_leading(&like, 0, wide ? NPY_DOUBLE : NPY_FLOAT, wide ? PFO_F64 : PFO_F32, &args.out);
+    PyObject *out =
+        pfo_new_leading(&like, "logps", 0, wide ? NPY_DOUBLE : NPY_FLOAT, wide ? PFO_F64 : PFO_F32, &args.out);
     if (out) {
         pfo_error error;
         pfo_status status;
@@ -269,7 +252,7 @@ static PyObject *sequence_logps(PyObject *module, PyObject *const *arguments, Py
             pfo_raise(status, &error);
         }
     }
-    unbind_all(bound, taken);
+    pfo_unbind_all(bound, taken);
     return out;
 }
 
@@ -282,7 +265,7 @@ static PyObject *sequence_logps_grad(PyObject *module, PyObject *const *argument
     (void)module;
     pfo_sequence_logps_args args;
     pfo_bound bound[4], grad, out;
-    if (check_count("sequence_logps_grad", count, 6) < 0) return NULL;
+    if (pfo_check_count("sequence_logps_grad", count, 6) < 0) return NULL;
     if (pfo_bind(arguments[0], "grad_out", 0, NULL, &grad) < 0) return NULL;
     if (pfo_bind_out(arguments[1], "out", NULL, &out) < 0) {
         pfo_unbind(&grad);
@@ -293,7 +276,7 @@ static PyObject *sequence_logps_grad(PyObject *module, PyObject *const *argument
     if (taken >= 0) {
         pfo_error error;
         pfo_status status;
-        copy_view(&args.out, &grad.view);
+        pfo_copy_view(&args.out, &grad.view);
         Py_BEGIN_ALLOW_THREADS;
         status = pfo_sequence_logps_grad(&args, &error);
         Py_END_ALLOW_THREADS;
@@ -303,14 +286,13 @@ static PyObject *sequence_logps_grad(PyObject *module, PyObject *const *argument
         } else {
             pfo_raise(status, &error);
         }
-        unbind_all(bound, taken);
+        pfo_unbind_all(bound, taken);
     }
     pfo_unbind(&grad);
     pfo_unbind(&out);
     return result;
 }
 
-#define PFO_FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, name##_doc}
 PyMethodDef pfo_token_methods[] = {PFO_FAST(token_logps),
                                    PFO_FAST(token_logps_grad),
                                    PFO_FAST(sequence_logps),

@@ -6,7 +6,7 @@
  *
  * A row's header vec_<isa>.h defines, for P = vf (float) and vd (double):
  *   P_set1(s)                    all lanes s
- *   P_add P_sub P_mul (a, b)     IEEE, round to nearest
+ *   P_add P_sub P_mul P_div (a, b)   IEEE, round to nearest
  *   P_fma(a, b, c)               a * b + c with one rounding
  *   P_max(a, b)                  a > b ? a : b      so the result is b when either is NaN, and max(+0, -0) = -0
  *   P_min(a, b)                  a < b ? a : b      (likewise b)

@@ -13,6 +13,7 @@ PFO_INLINE vf vf_set1(float s) { return PFO_PAIR(vf, _mm256_set1_ps(s), _mm256_s
 PFO_INLINE vf vf_add(vf a, vf b) { return PFO_PAIR(vf, _mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)); }
 PFO_INLINE vf vf_sub(vf a, vf b) { return PFO_PAIR(vf, _mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)); }
 PFO_INLINE vf vf_mul(vf a, vf b) { return PFO_PAIR(vf, _mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)); }
+PFO_INLINE vf vf_div(vf a, vf b) { return PFO_PAIR(vf, _mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)); }
 PFO_INLINE vf vf_max(vf a, vf b) { return PFO_PAIR(vf, _mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)); }
 PFO_INLINE vf vf_min(vf a, vf b) { return PFO_PAIR(vf, _mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)); }
 PFO_INLINE vf vf_fma(vf a, vf b, vf c)
@@ -24,6 +25,7 @@ PFO_INLINE vd vd_set1(double s) { return PFO_PAIR(vd, _mm256_set1_pd(s), _mm256_
 PFO_INLINE vd vd_add(vd a, vd b) { return PFO_PAIR(vd, _mm256_add_pd(a.lo, b.lo), _mm256_add_pd(a.hi, b.hi)); }
 PFO_INLINE vd vd_sub(vd a, vd b) { return PFO_PAIR(vd, _mm256_sub_pd(a.lo, b.lo), _mm256_sub_pd(a.hi, b.hi)); }
 PFO_INLINE vd vd_mul(vd a, vd b) { return PFO_PAIR(vd, _mm256_mul_pd(a.lo, b.lo), _mm256_mul_pd(a.hi, b.hi)); }
+PFO_INLINE vd vd_div(vd a, vd b) { return PFO_PAIR(vd, _mm256_div_pd(a.lo, b.lo), _mm256_div_pd(a.hi, b.hi)); }
 PFO_INLINE vd vd_max(vd a, vd b) { return PFO_PAIR(vd, _mm256_max_pd(a.lo, b.lo), _mm256_max_pd(a.hi, b.hi)); }
 PFO_INLINE vd vd_min(vd a, vd b) { return PFO_PAIR(vd, _mm256_min_pd(a.lo, b.lo), _mm256_min_pd(a.hi, b.hi)); }
 PFO_INLINE vd vd_fma(vd a, vd b, vd c)

@@ -7,6 +7,7 @@ PFO_INLINE vf vf_set1(float s) { return _mm512_set1_ps(s); }
 PFO_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 PFO_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 PFO_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+PFO_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 PFO_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 PFO_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 PFO_INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
@@ -15,6 +16,7 @@ PFO_INLINE vd vd_set1(double s) { return _mm512_set1_pd(s); }
 PFO_INLINE vd vd_add(vd a, vd b) { return _mm512_add_pd(a, b); }
 PFO_INLINE vd vd_sub(vd a, vd b) { return _mm512_sub_pd(a, b); }
 PFO_INLINE vd vd_mul(vd a, vd b) { return _mm512_mul_pd(a, b); }
+PFO_INLINE vd vd_div(vd a, vd b) { return _mm512_div_pd(a, b); }
 PFO_INLINE vd vd_fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
 PFO_INLINE vd vd_max(vd a, vd b) { return _mm512_max_pd(a, b); }
 PFO_INLINE vd vd_min(vd a, vd b) { return _mm512_min_pd(a, b); }

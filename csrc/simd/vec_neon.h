@@ -22,6 +22,7 @@ PFO_INLINE vf vf_set1(float s) { PFO_NEON_MAP(vf, vdupq_n_f32(s)); }
 PFO_INLINE vf vf_add(vf a, vf b) { PFO_NEON_MAP(vf, vaddq_f32(a.part[i], b.part[i])); }
 PFO_INLINE vf vf_sub(vf a, vf b) { PFO_NEON_MAP(vf, vsubq_f32(a.part[i], b.part[i])); }
 PFO_INLINE vf vf_mul(vf a, vf b) { PFO_NEON_MAP(vf, vmulq_f32(a.part[i], b.part[i])); }
+PFO_INLINE vf vf_div(vf a, vf b) { PFO_NEON_MAP(vf, vdivq_f32(a.part[i], b.part[i])); }
 PFO_INLINE vf vf_fma(vf a, vf b, vf c) { PFO_NEON_MAP(vf, vfmaq_f32(c.part[i], a.part[i], b.part[i])); }
 PFO_INLINE vf vf_max(vf a, vf b) { PFO_NEON_MAP(vf, PFO_NEON_PICK_F32(vcgtq_f32, a.part[i], b.part[i])); }
 PFO_INLINE vf vf_min(vf a, vf b) { PFO_NEON_MAP(vf, PFO_NEON_PICK_F32(vcltq_f32, a.part[i], b.part[i])); }
@@ -30,6 +31,7 @@ PFO_INLINE vd vd_set1(double s) { PFO_NEON_MAP(vd, vdupq_n_f64(s)); }
 PFO_INLINE vd vd_add(vd a, vd b) { PFO_NEON_MAP(vd, vaddq_f64(a.part[i], b.part[i])); }
 PFO_INLINE vd vd_sub(vd a, vd b) { PFO_NEON_MAP(vd, vsubq_f64(a.part[i], b.part[i])); }
 PFO_INLINE vd vd_mul(vd a, vd b) { PFO_NEON_MAP(vd, vmulq_f64(a.part[i], b.part[i])); }
+PFO_INLINE vd vd_div(vd a, vd b) { PFO_NEON_MAP(vd, vdivq_f64(a.part[i], b.part[i])); }
 PFO_INLINE vd vd_fma(vd a, vd b, vd c) { PFO_NEON_MAP(vd, vfmaq_f64(c.part[i], a.part[i], b.part[i])); }
 PFO_INLINE vd vd_max(vd a, vd b) { PFO_NEON_MAP(vd, PFO_NEON_PICK_F64(vcgtq_f64, a.part[i], b.part[i])); }
 PFO_INLINE vd vd_min(vd a, vd b) { PFO_NEON_MAP(vd, PFO_NEON_PICK_F64(vcltq_f64, a.part[i], b.part[i])); }

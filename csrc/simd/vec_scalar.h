@@ -18,6 +18,7 @@ PFO_INLINE vf vf_set1(float s) { PFO_SCALAR_MAP(vf, PFO_VF_LANES, s); }
 PFO_INLINE vf vf_add(vf a, vf b) { PFO_SCALAR_MAP(vf, PFO_VF_LANES, a.lane[i] + b.lane[i]); }
 PFO_INLINE vf vf_sub(vf a, vf b) { PFO_SCALAR_MAP(vf, PFO_VF_LANES, a.lane[i] - b.lane[i]); }
 PFO_INLINE vf vf_mul(vf a, vf b) { PFO_SCALAR_MAP(vf, PFO_VF_LANES, a.lane[i] * b.lane[i]); }
+PFO_INLINE vf vf_div(vf a, vf b) { PFO_SCALAR_MAP(vf, PFO_VF_LANES, a.lane[i] / b.lane[i]); }
 PFO_INLINE vf vf_fma(vf a, vf b, vf c) { PFO_SCALAR_MAP(vf, PFO_VF_LANES, fmaf(a.lane[i], b.lane[i], c.lane[i])); }
 PFO_INLINE vf vf_max(vf a, vf b) { PFO_SCALAR_MAP(vf, PFO_VF_LANES, a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
 PFO_INLINE vf vf_min(vf a, vf b) { PFO_SCALAR_MAP(vf, PFO_VF_LANES, a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }
@@ -26,6 +27,7 @@ PFO_INLINE vd vd_set1(double s) { PFO_SCALAR_MAP(vd, PFO_VD_LANES, s); }
 PFO_INLINE vd vd_add(vd a, vd b) { PFO_SCALAR_MAP(vd, PFO_VD_LANES, a.lane[i] + b.lane[i]); }
 PFO_INLINE vd vd_sub(vd a, vd b) { PFO_SCALAR_MAP(vd, PFO_VD_LANES, a.lane[i] - b.lane[i]); }
 PFO_INLINE vd vd_mul(vd a, vd b) { PFO_SCALAR_MAP(vd, PFO_VD_LANES, a.lane[i] * b.lane[i]); }
+PFO_INLINE vd vd_div(vd a, vd b) { PFO_SCALAR_MAP(vd, PFO_VD_LANES, a.lane[i] / b.lane[i]); }
 PFO_INLINE vd vd_fma(vd a, vd b, vd c) { PFO_SCALAR_MAP(vd, PFO_VD_LANES, fma(a.lane[i], b.lane[i], c.lane[i])); }
 PFO_INLINE vd vd_max(vd a, vd b) { PFO_SCALAR_MAP(vd, PFO_VD_LANES, a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]); }
 PFO_INLINE vd vd_min(vd a, vd b) { PFO_SCALAR_MAP(vd, PFO_VD_LANES, a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]); }

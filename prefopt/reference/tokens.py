@@ -1,15 +1,14 @@
-"""Token and sequence log-probabilities: log softmax of a row of logits, and what one row yields."""
+"""Token log-probabilities: log softmax of a row of logits, and what one row yields."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-Float64 = npt.NDArray[np.float64]
+from prefopt.reference.scalar import Float64
 
 
 class TokenLogps(NamedTuple):
@@ -24,7 +23,7 @@ class TokenLogps(NamedTuple):
     lse2: Float64 | None = None
 
 
-def _logits_float64(logits: npt.ArrayLike, dtype: str | None) -> Float64:
+def logits_float64(logits: npt.ArrayLike, dtype: str | None) -> Float64:
     """The exact values of the logits. A bfloat16 is the upper half of a float32."""
     array = np.asarray(logits)
     if dtype == "bfloat16" and array.dtype == np.uint16:
@@ -32,7 +31,7 @@ def _logits_float64(logits: npt.ArrayLike, dtype: str | None) -> Float64:
     return array.astype(np.float64)
 
 
-def _logsumexp(x: Float64) -> Float64:
+def logsumexp(x: Float64) -> Float64:
     """log sum_v exp(x[..., v]); -inf where every x is -inf, +inf where one is, NaN where one is."""
     largest = x.max(axis=-1, keepdims=True)
     shift = np.where(np.isinf(largest), 0.0, largest)
@@ -55,7 +54,7 @@ def token_logps(
     logits [..., V] of any float type (uint16 with dtype="bfloat16"), labels [...] of any integer
     type. Rows whose label is `ignore_index` give 0 everywhere (False in `correct`).
     """
-    x = _logits_float64(logits, dtype) / temperature
+    x = logits_float64(logits, dtype) / temperature
     y = np.asarray(labels)
     kept = y != ignore_index
     target = np.take_along_axis(x, np.where(kept, y, 0)[..., None].astype(np.int64), -1)[..., 0]
@@ -64,7 +63,7 @@ def token_logps(
         return np.where(kept, values, np.zeros_like(values)) if name in stats else None
 
     with np.errstate(invalid="ignore", over="ignore"):
-        lse = _logsumexp(x)
+        lse = logsumexp(x)
         logp = x - lse[..., None]
         p = np.exp(logp)
         # H = -sum p log p, and p log p = 0 at p = 0 (a logit of -inf)
@@ -82,7 +81,7 @@ def token_logps(
             correct=result("correct", correct),
             mean_logit=result("mean_logit", x.mean(axis=-1)),
             max_logit=result("max_logit", largest),
-            lse2=result("lse2", _logsumexp(2.0 * x)),
+            lse2=result("lse2", logsumexp(2.0 * x)),
         )
 
 
@@ -109,7 +108,7 @@ def token_logps_grad(
     and d x / d logits = 1 / temperature. Rows whose label is `ignore_index` become 0; where lse is
     infinite or NaN the row has no distribution and becomes NaN.
     """
-    x = _logits_float64(logits, dtype) / temperature
+    x = logits_float64(logits, dtype) / temperature
     y = np.asarray(labels)
     kept = y != ignore_index
     with np.errstate(invalid="ignore", over="ignore"):
@@ -132,42 +131,3 @@ def token_logps_grad(
         return grad
     out[...] = grad
     return out
-
-
-def sequence_logps(
-    logps: npt.ArrayLike,
-    mask: npt.ArrayLike | None = None,
-    *,
-    cu_seqlens: npt.ArrayLike | None = None,
-    average: bool = False,
-    normalizer: npt.ArrayLike | None = None,
-) -> Float64:
-    """sum_t mask_t logps_t of each sequence, or its average: [B, T] (or packed [T]) to [B].
-
-    Packed sequence b is logps[cu_seqlens[b] : cu_seqlens[b + 1]]. The average divides by the sum of
-    the mask, or by `normalizer` [B]. A token whose mask is 0 is not read, so that 0 * inf cannot
-    spoil a sum; an empty sequence has sum 0 and average 0.
-    """
-    values = np.asarray(logps, dtype=np.float64)
-    weights = np.ones_like(values) if mask is None else np.asarray(mask, dtype=np.float64)
-    terms = np.where(weights == 0.0, 0.0, weights * np.where(weights == 0.0, 0.0, values))
-    if cu_seqlens is None:
-        sums: Float64 = terms.sum(axis=-1)
-        counts: Float64 = weights.sum(axis=-1)
-    else:
-        cuts = np.asarray(cu_seqlens)
-        spans = [slice(int(a), int(b)) for a, b in itertools.pairwise(cuts)]
-        sums = np.array([terms[span].sum() for span in spans], dtype=np.float64)
-        counts = np.array([weights[span].sum() for span in spans], dtype=np.float64)
-    if not average:
-        return sums
-    if normalizer is not None:
-        counts = np.asarray(normalizer, dtype=np.float64)
-    return per_token(sums, counts)
-
-
-def per_token(sums: Float64, lengths: Float64 | None) -> Float64:
-    """The average log-probability of each sequence; 0 for an empty one. None: `sums` is returned."""
-    if lengths is None:
-        return sums
-    return np.where(lengths > 0, sums, 0.0) / np.where(lengths > 0, lengths, 1.0)

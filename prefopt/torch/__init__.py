@@ -14,6 +14,7 @@ torch.compile the functions are single operators in the graph. `selective_log_so
 
 from __future__ import annotations
 
+from ._inputs import ld_weights, mix_reference, uniforms, wpo_weights
 from ._losses import (
     PairLoss,
     SequenceLoss,
@@ -54,12 +55,14 @@ from ._losses import (
     tdpo_loss,
     tpo_loss,
 )
+from ._pair import PairTokenStats, pair_token_stats
 from ._sequence import sequence_logps
 from ._token import TokenLogps, token_logps
 from ._trl import entropy_from_logits, selective_log_softmax, selective_log_softmax_and_entropy
 
 __all__ = [
     "PairLoss",
+    "PairTokenStats",
     "SequenceLoss",
     "StepPairLoss",
     "TokenLogps",
@@ -84,9 +87,12 @@ __all__ = [
     "kl_loss",
     "kto_kl",
     "kto_loss",
+    "ld_weights",
     "loss",
+    "mix_reference",
     "odpo_loss",
     "orpo_loss",
+    "pair_token_stats",
     "ppo_loss",
     "rdpo_loss",
     "reward_model_loss",
@@ -103,4 +109,6 @@ __all__ = [
     "tdpo_loss",
     "token_logps",
     "tpo_loss",
+    "uniforms",
+    "wpo_weights",
 ]

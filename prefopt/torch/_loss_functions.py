@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prefopt._loss_call import DefaultNumber, DefaultText
+from prefopt._loss_types import DefaultNumber, DefaultText
 
 from ._loss_operator import (
     PairLoss,

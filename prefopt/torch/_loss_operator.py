@@ -16,9 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from prefopt._loss_call import FAMILIES, LIST, DefaultNumber, DefaultText, procedure_type
+from prefopt._loss_call import FAMILIES, LIST, procedure_type
 from prefopt._loss_call import call_family as call_numpy_family
 from prefopt._loss_call import run_procedure as run_numpy_procedure
+from prefopt._loss_types import DefaultNumber, DefaultText
 
 from ._bridge import (
     as_array,

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefopt._loss_call import FAMILIES, LIST, DefaultNumber, find, nearest
+from prefopt._loss_call import FAMILIES, LIST, find, nearest
+from prefopt._loss_types import DefaultNumber
 
 from . import _loss_functions
 from ._bridge import wide_dtype

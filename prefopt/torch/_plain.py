@@ -17,7 +17,7 @@ from torch import Tensor
 from ._bridge import result_dtype
 
 
-def _rows(
+def safe_rows(
     logits: Tensor, labels: Tensor, ignore_index: int, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x = logits / temperature, the ignored rows, the rows with a bad label, and labels that are
@@ -33,7 +33,7 @@ def token_logps(
     logits: Tensor, labels: Tensor, ignore_index: int, temperature: float, stats: Sequence[str]
 ) -> list[Tensor]:
     """logps, lse and the named statistics of logits [..., V] at labels [...], each [...]."""
-    x, ignored, bad, index = _rows(logits, labels, ignore_index, temperature)
+    x, ignored, bad, index = safe_rows(logits, labels, ignore_index, temperature)
     lse = torch.logsumexp(x, dim=-1)
     # A row with +inf has no distribution, nor has one of -inf alone (where -inf - -inf is NaN by
     # itself).
@@ -72,7 +72,7 @@ def token_logps_grad(
     """d loss / d logits [..., V] in the dtype of logits, from the gradients of logps, entropy and
     lse [...].
     """
-    x, ignored, bad, index = _rows(logits, labels, ignore_index, temperature)
+    x, ignored, bad, index = safe_rows(logits, labels, ignore_index, temperature)
 
     def column(vector: Tensor) -> Tensor:
         return vector.to(x.dtype).unsqueeze(-1)

@@ -21,6 +21,8 @@ from prefopt import _core
 from . import _plain
 from ._bridge import (
     as_array,
+    check_logits,
+    check_tensor,
     contiguous_rows,
     core_dtype,
     empty_gradient,
@@ -32,6 +34,7 @@ from ._bridge import (
     result_dtype,
     runs_directly,
     runs_plain,
+    take_temperature,
     wide_dtype,
 )
 
@@ -40,7 +43,7 @@ _ENTROPY_OUTPUT = 2  # outputs are [logps, lse, *stats in the order of STATS]
 
 
 class TokenLogps(NamedTuple):
-    """Results of `token_logps`, each [...]; None where a statistic was not named."""
+    """Results of `token_logps` and `linear_token_logps`, each [...]; None where not asked for."""
 
     logps: Tensor
     lse: Tensor
@@ -49,6 +52,12 @@ class TokenLogps(NamedTuple):
     mean_logit: Tensor | None = None
     max_logit: Tensor | None = None
     lse2: Tensor | None = None
+    topk_ids: Tensor | None = None
+    topk_logps: Tensor | None = None
+    grad_hidden: Tensor | None = None
+    grad_hidden_lse: Tensor | None = None
+    grad_hidden_entropy: Tensor | None = None
+    kept: Tensor | None = None
 
 
 # ---- the two bodies ------------------------------------------------------------------------------
@@ -252,35 +261,29 @@ def outputs(
     return results
 
 
-def _check(
+def check_logits_and_labels(
     logits: Tensor,
     labels: Tensor,
-    temperature: float,
     dtype: str | torch.dtype | None,
+    name: str = "logits",
 ) -> Tensor:
     """The checks that the kernels cannot make for tensors, or that fake and remote tensors never
-    reach them for.
+    reach them for. `name` is what the caller calls the logits.
     """
-    for name, value in (("logits", logits), ("labels", labels)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    check_tensor("labels", labels)
     if dtype is not None:
-        logits = _reinterpret(logits, dtype)
-    if not logits.is_floating_point():
-        raise TypeError(f"logits: expected a floating dtype, got {logits.dtype}")
+        check_tensor(name, logits)
+        logits = _reinterpret(logits, dtype, name)
+    check_logits(logits, name)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype is torch.bool:
         raise TypeError(f"labels: expected an integer dtype, got {labels.dtype}")
     if logits.device != labels.device:
-        raise ValueError(f"labels: expected device {logits.device}, as logits, got {labels.device}")
-    if logits.dim() == 0 or logits.shape[:-1] != labels.shape:
+        raise ValueError(f"labels: expected device {logits.device}, as {name}, got {labels.device}")
+    if logits.shape[:-1] != labels.shape:
         raise ValueError(
-            f"labels: expected the leading shape of logits {tuple(logits.shape)}, "
+            f"labels: expected the leading shape of {name} {tuple(logits.shape)}, "
             f"got {tuple(labels.shape)}"
         )
-    if logits.shape[-1] == 0:
-        raise ValueError("logits: expected a vocabulary of at least 1, got 0")
-    if not 1e-30 <= temperature <= 1e30:
-        raise ValueError(f"temperature: expected a number from 1e-30 to 1e30, got {temperature}")
     return logits
 
 
@@ -291,7 +294,7 @@ def _ordered(stats: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in STATS if name in stats)
 
 
-def _reinterpret(logits: Tensor, dtype: str | torch.dtype) -> Tensor:
+def _reinterpret(logits: Tensor, dtype: str | torch.dtype, name: str) -> Tensor:
     """Raw 16-bit words as bfloat16; any other dtype argument has to agree with the tensor."""
     wanted = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if wanted is logits.dtype:
@@ -299,7 +302,7 @@ def _reinterpret(logits: Tensor, dtype: str | torch.dtype) -> Tensor:
     if wanted is torch.bfloat16 and logits.dtype in (torch.uint16, torch.int16):
         return logits.view(torch.bfloat16)
     raise TypeError(
-        f"dtype: expected {logits.dtype}, as logits (or bfloat16 for 16-bit words), got {dtype!r}"
+        f"dtype: expected {logits.dtype}, as {name} (or bfloat16 for 16-bit words), got {dtype!r}"
     )
 
 
@@ -339,9 +342,10 @@ def token_logps(
         NotImplementedError: under vmap, for forward-mode tangents, and on differentiating the
         gradient.
     """
-    logits = _check(logits, labels, temperature, dtype)
+    logits = check_logits_and_labels(logits, labels, dtype)
+    temperature = take_temperature(temperature)
     names = _ordered(stats) if stats else ()
-    logps, lse, *rest = outputs(logits, labels, ignore_index, float(temperature), " ".join(names))
+    logps, lse, *rest = outputs(logits, labels, ignore_index, temperature, " ".join(names))
     if lse.requires_grad:  # backward reads this one: the caller gets a copy, to change at will
         lse = lse.to(logps.dtype, copy=True)
     elif lse.dtype is not logps.dtype:

@@ -46,10 +46,12 @@ int same_double(double a, double b);
 void test_vocabulary(void);
 void test_token_logps(void);
 void test_token_logps_grad(void);
+void test_pair_token_stats(void);
 void test_row_state(void);
 void test_sequence_logps(void);
 void test_errors(void);
 void test_threads(void);
 void test_losses(void);
+void test_linear(void);
 
 #endif

@@ -39,6 +39,8 @@ int main(void)
     run_suite("vocabulary", test_vocabulary);
     run_suite("token_logps", test_token_logps);
     run_suite("token_logps_grad", test_token_logps_grad);
+    run_suite("pair_token_stats", test_pair_token_stats);
+    run_suite("linear", test_linear);
     run_suite("row_state", test_row_state);
     run_suite("sequence_logps", test_sequence_logps);
     run_suite("losses", test_losses);

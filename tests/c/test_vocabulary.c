@@ -148,6 +148,7 @@ static void check_f32(const vocabulary_row *row, const float *a, const float *b,
     WANT_F32(add, a[i] + b[i]);
     WANT_F32(sub, a[i] - b[i]);
     WANT_F32(mul, a[i] * b[i]);
+    WANT_F32(div, a[i] / b[i]);
     WANT_F32(fma, fmaf(a[i], b[i], c[i]));
     WANT_F32(max, a[i] > b[i] ? a[i] : b[i]);
     WANT_F32(min, a[i] < b[i] ? a[i] : b[i]);
@@ -179,6 +180,7 @@ static void check_f64(const vocabulary_row *row, const double *a, const double *
     WANT_F64(add, a[i] + b[i]);
     WANT_F64(sub, a[i] - b[i]);
     WANT_F64(mul, a[i] * b[i]);
+    WANT_F64(div, a[i] / b[i]);
     WANT_F64(fma, fma(a[i], b[i], c[i]));
     WANT_F64(max, a[i] > b[i] ? a[i] : b[i]);
     WANT_F64(min, a[i] < b[i] ? a[i] : b[i]);

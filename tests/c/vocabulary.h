@@ -8,7 +8,7 @@
 #define F64_LANES 8
 
 typedef struct vocabulary_f32 {
-    float set1[F32_LANES], add[F32_LANES], sub[F32_LANES], mul[F32_LANES], fma[F32_LANES];
+    float set1[F32_LANES], add[F32_LANES], sub[F32_LANES], mul[F32_LANES], div[F32_LANES], fma[F32_LANES];
     float max[F32_LANES], min[F32_LANES], pow2_bits[F32_LANES], exp[F32_LANES], loaded[F32_LANES];
     float lookup8[F32_LANES], from_f16[F32_LANES], from_bf16[F32_LANES];
     uint16_t to_f16[F32_LANES], to_bf16[F32_LANES];
@@ -16,7 +16,7 @@ typedef struct vocabulary_f32 {
 } vocabulary_f32;
 
 typedef struct vocabulary_f64 {
-    double set1[F64_LANES], add[F64_LANES], sub[F64_LANES], mul[F64_LANES], fma[F64_LANES];
+    double set1[F64_LANES], add[F64_LANES], sub[F64_LANES], mul[F64_LANES], div[F64_LANES], fma[F64_LANES];
     double max[F64_LANES], min[F64_LANES], pow2_bits[F64_LANES], exp[F64_LANES], loaded[F64_LANES];
     double hadd, hmax;
 } vocabulary_f64;

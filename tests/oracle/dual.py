@@ -294,11 +294,9 @@ def smallest_of(a: Any, b: Any) -> Dual:
 
 
 def clamped(x: Any, low: Any, high: Any) -> Dual:
-    """x in [low, high] as torch.clamp: derivative 1 at the ends, 0 beyond."""
-    x = dual(x)
-    if x < low:
-        return dual(low)
-    return dual(high) if x > high else x
+    """min(max(x, low), high) as torch.clamp: derivative 1 at the ends, 0 beyond."""
+    raised = dual(low) if x < low else dual(x)
+    return dual(high) if raised > high else raised
 
 
 def stated(value: Number, parts: list[Part]) -> Dual:

@@ -104,6 +104,7 @@ static void check_f32(tally *t, const float *a, const float *b, const float *c)
     F32_CHECK("add_ps", _mm512_add_ps(va, vb), a[i] + b[i]);
     F32_CHECK("sub_ps", _mm512_sub_ps(va, vb), a[i] - b[i]);
     F32_CHECK("mul_ps", _mm512_mul_ps(va, vb), a[i] * b[i]);
+    F32_CHECK("div_ps", _mm512_div_ps(va, vb), a[i] / b[i]);
     F32_CHECK("fmadd_ps", _mm512_fmadd_ps(va, vb, vc), fmaf(a[i], b[i], c[i]));
     F32_CHECK("max_ps", _mm512_max_ps(va, vb), a[i] > b[i] ? a[i] : b[i]);
     F32_CHECK("min_ps", _mm512_min_ps(va, vb), a[i] < b[i] ? a[i] : b[i]);
@@ -132,6 +133,7 @@ static void check_f64(tally *t, const double *a, const double *b, const double *
     F64_CHECK("add_pd", _mm512_add_pd(va, vb), a[i] + b[i]);
     F64_CHECK("sub_pd", _mm512_sub_pd(va, vb), a[i] - b[i]);
     F64_CHECK("mul_pd", _mm512_mul_pd(va, vb), a[i] * b[i]);
+    F64_CHECK("div_pd", _mm512_div_pd(va, vb), a[i] / b[i]);
     F64_CHECK("fmadd_pd", _mm512_fmadd_pd(va, vb, vc), fma(a[i], b[i], c[i]));
     F64_CHECK("max_pd", _mm512_max_pd(va, vb), a[i] > b[i] ? a[i] : b[i]);
     F64_CHECK("min_pd", _mm512_min_pd(va, vb), a[i] < b[i] ? a[i] : b[i]);
