@@ -10,6 +10,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
 
 def _run_doctor(arguments: argparse.Namespace) -> int:
     from prefopt import _doctor

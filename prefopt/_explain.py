@@ -56,7 +56,7 @@ def read(path: str) -> dict[str, Any]:
         try:
             with np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-        except (zipfile.BadZipFile, EOFError) as error:
+        except (zipfile.BadZipFile, EOFError, ValueError) as error:
             raise ValueError(f"{path}: not an npz archive ({error})") from None
         return {name: array if array.ndim else array.item() for name, array in arrays.items()}
     if file.suffix != ".json":

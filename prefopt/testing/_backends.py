@@ -179,7 +179,9 @@ def _is_of(thing: Any, backend: str) -> bool:
     """A module, function, class or instance of that library, or of prefopt's part for it."""
     if isinstance(thing, str):  # an annotation
         return thing.split(".")[0] == backend
-    names = [getattr(thing, "__module__", None), type(thing).__module__]
+    names = [getattr(thing, "__module__", None)]
+    for owner in (thing, getattr(thing, "__self__", None)):
+        names += [base.__module__ for base in type(owner).__mro__]
     if isinstance(thing, types.ModuleType):
         names.append(thing.__name__)
     return any(isinstance(name, str) and backend in name.split(".") for name in names)

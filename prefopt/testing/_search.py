@@ -114,7 +114,7 @@ def changes(
         values: Iterable[float | str] = parameter.choices or _usual_values(name)
         if extra and name in extra:
             values = (extra[name], *values)
-        for value in values:
+        for value in dict.fromkeys(values):
             yield Change((name,), value, as_default=True)
             if name in given:
                 yield Change((name,), value)
