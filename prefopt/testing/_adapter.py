@@ -102,8 +102,6 @@ class Caller:
             return None
         if self.convention is None:
             return row.default
-        if name in self.convention.defaults:
-            return self.convention.defaults[name]
         numbers = {k: v for k, v in case.parameters.items() if not isinstance(v, str)}
         _, merged = self.convention.apply(dict(case.inputs), numbers)
         return merged.get(name, row.default)
