@@ -108,6 +108,14 @@ def test_nothing_and_how_far() -> None:
     assert "lengths" in found.unavailable["rdpo.sigmoid"]
 
 
+def test_infinity_is_near_nothing_else() -> None:
+    assert not explain(np.inf, **PAIRS, losses="dpo").found
+    far = {**PAIRS, "policy_chosen_logps": [-2000.0, -40.0, -7.0]}
+    match = first(explain("inf", **far, f_divergence_type="forward_kl", losses="dpo"))
+    assert (match.loss, match.reduction, match.value) == ("dpo.sigmoid", "mean", np.inf)
+    assert match.difference == 0
+
+
 def test_text() -> None:
     text = str(explain(prefopt.loss("dpo.sigmoid", **PAIRS).losses.mean(), **PAIRS))
     lines = text.splitlines()

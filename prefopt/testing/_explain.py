@@ -103,7 +103,7 @@ def explain(
     given = _take_inputs(inputs)
     chosen = _take_losses(losses)
     matches, others, unavailable = _search(target, given, chosen, changed=False)
-    if not matches and not others:
+    if not matches and not others and chosen <= unavailable.keys():
         raise ValueError(_why_nothing(unavailable, given))
     if not matches:
         matches, _, _ = _search(target, given, chosen, changed=True)
@@ -136,7 +136,9 @@ def _search(
                 (DEFAULT, "") if convention is None else (convention.name, convention.differs)
             )
             for reduction, got in _reductions(losses, target):
-                distance = np.abs(got - target.numbers)
+                with np.errstate(invalid="ignore"):  # inf - inf
+                    off = np.abs(got - target.numbers)
+                distance = np.where(got == target.numbers, 0.0, off)
                 finding = Finding(
                     info.name,
                     (name,),
@@ -147,7 +149,7 @@ def _search(
                     ignored,
                     differs,
                 )
-                hit = bool(np.all((distance <= target.tolerance) | (got == target.numbers)))
+                hit = bool(np.all(distance <= target.tolerance))
                 if hit:
                     matches.append(finding)
                 elif reduction in ("mean", "each"):
@@ -187,7 +189,8 @@ def _take_target(value: Any, rtol: float) -> _Target:
     if np.isnan(numbers).any() or not numbers.size:
         raise ValueError(f"value: expected numbers, got {value!r}")
     printed = [_half_unit(each) if isinstance(each, str) else 0.0 for each in items.ravel()]
-    tolerance = np.maximum(rtol * np.abs(numbers), np.reshape(printed, items.shape))
+    size = np.where(np.isfinite(numbers), np.abs(numbers), 0.0)  # inf is near nothing but itself
+    tolerance = np.maximum(rtol * size, np.reshape(printed, items.shape))
     text = ", ".join(texts) if len(texts) <= 4 else f"{', '.join(texts[:3])}, ... ({len(texts)})"
     return _Target(text, numbers, tolerance)
 
