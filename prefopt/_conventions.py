@@ -61,15 +61,24 @@ class Convention(NamedTuple):
             adapt(self.loss, arrays, merged, values)
         return arrays, merged
 
-    def reward_divisors(self, arrays: Arrays, beta: float) -> tuple[Any, Any] | None:
-        """What prefopt's (chosen, rejected) rewards are divided by to be the project's."""
+    def reward_divisor(self, beta: float) -> tuple[float, bool] | None:
+        """What prefopt's rewards are divided by to be the project's: a number, and whether by each
+        answer's length (at least 1) too. None: they are alike.
+        """
         if not self.rewards:
             return None
-        scale = beta if "unscaled" in self.rewards else 1.0
-        if "average" not in self.rewards:
-            return scale, scale
-        lengths = (np.asarray(arrays[f"{side}_lengths"]) for side in ("chosen", "rejected"))
-        chosen, rejected = (scale * np.maximum(each, 1) for each in lengths)
+        return beta if "unscaled" in self.rewards else 1.0, "average" in self.rewards
+
+    def reward_divisors(self, arrays: Arrays, beta: float) -> tuple[Any, Any] | None:
+        """The same as float64 (chosen, rejected), to divide by."""
+        divisor = self.reward_divisor(beta)
+        if divisor is None:
+            return None
+        scale, averages = divisor
+        if not averages:
+            return np.float64(scale), np.float64(scale)
+        lengths = (arrays[f"{side}_lengths"] for side in ("chosen", "rejected"))
+        chosen, rejected = (scale * np.maximum(np.asarray(n, np.float64), 1) for n in lengths)
         return chosen, rejected
 
 

@@ -103,6 +103,8 @@ def test_half_a_lora(missing: str) -> None:
         ({"softcap": -1.0}, "softcap"),
         ({"softcap": np.nan}, "softcap"),
         ({"softcap": "x"}, "softcap"),
+        ({"dtype": "float32"}, "dtype: expected \"bfloat16\" or None, got 'float32'"),
+        ({"dtype": 3}, "dtype: expected"),
         ({"memory_limit": 0}, "memory_limit: expected a number of bytes > 0"),
         ({"memory_limit": -1}, "memory_limit"),
         ({"memory_limit": 1.5}, "memory_limit"),

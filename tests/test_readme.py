@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import prefopt
+
 README = Path(__file__).resolve().parent.parent / "README.md"
 pytestmark = pytest.mark.skipif(not README.exists(), reason="README.md is not beside the tests")
 
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.skipif(not README.exists(), reason="README.md is not be
 def run_example(heading: str, **given: Any) -> dict[str, Any]:
     """Runs the first Python block after the bold `heading`; returns its names."""
     text = README.read_text(encoding="utf-8")
-    found = re.search(rf"\\*\\*{heading}.*?```python\n(.*?)```", text, re.DOTALL)
+    found = re.search(rf"\*\*{heading}.*?```python\n(.*?)```", text, re.DOTALL)
     assert found, heading
     names = dict(given)
     exec(compile(found[1], str(README), "exec"), names)
@@ -73,3 +75,17 @@ def test_numpy_only() -> None:
     assert names["grad"] is names["logits"]
     assert not names["grad"][:, :40].any()
     assert np.abs(names["grad"][:, 40:]).max() > 0
+
+
+def test_jax() -> None:
+    """Policy equal to reference: ln 2, with a gradient that pulls the pairs apart."""
+    pytest.importorskip("jax", reason="JAX is not installed")
+    step = run_example("JAX")["step"]
+    rng = np.random.default_rng(0)
+    head, hidden = (rng.normal(size=s).astype(np.float32) for s in ((50, 16), (4, 9, 16)))
+    labels = rng.integers(0, 50, (4, 9)).astype(np.int32)
+    labels[:, :3] = -100
+    ref = prefopt.sequence_logps(prefopt.linear_token_logps(hidden, head, labels).logps)
+    value, grads = step({"head": head}, hidden, labels, ref)
+    assert value == np.float32(np.log(2))
+    assert np.abs(grads["head"]).max() > 0

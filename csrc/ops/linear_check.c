@@ -22,7 +22,8 @@ static pfo_status check_rows(const pfo_view *view, const char *name, int64_t row
                         (long long)(rows < 0 ? view->shape[0] : rows), (long long)(is_vector ? 1 : columns),
                         (long long)view->shape[0], (long long)(is_vector ? 1 : view->shape[1]));
     const int last = view->ndim - 1;
-    if (view->shape[last] > 1 && view->strides_bytes[last] != pfo_dtype_size(view->dtype))
+    if (view->shape[last] > 1 && pfo_leading_size(view, 1) > 0 &&
+        view->strides_bytes[last] != pfo_dtype_size(view->dtype))
         return pfo_fail(error, PFO_ERROR_STRIDE, name, -1, "expected a contiguous last axis, got a step of %lld bytes",
                         (long long)view->strides_bytes[last]);
     return PFO_OK;
@@ -143,20 +144,6 @@ pfo_status pfo_linear_live(const pfo_linear_inputs *in, int64_t *live, pfo_error
 
 /* ---- outputs --------------------------------------------------------------------------------------------------- */
 
-static pfo_status check_contiguous(const pfo_view *out, const char *name, pfo_error *error)
-{
-    int64_t step = pfo_dtype_size(out->dtype);
-    if (pfo_leading_size(out, 0) == 0) return PFO_OK; /* strides of nothing mean nothing */
-    for (int32_t axis = out->ndim - 1; axis >= 0; axis--) {
-        if (out->shape[axis] > 1 && out->strides_bytes[axis] != step)
-            return pfo_fail(error, PFO_ERROR_STRIDE, name, -1,
-                            "expected a C-contiguous array, got stride %lld on axis %d",
-                            (long long)out->strides_bytes[axis], (int)axis);
-        step *= out->shape[axis];
-    }
-    return PFO_OK;
-}
-
 static pfo_status check_apart(const pfo_linear_inputs *in, const pfo_view *out, const char *name, pfo_error *error)
 {
     const pfo_view *inputs[] = {&in->hidden, &in->weight, &in->labels, &in->bias, &in->lora_a, &in->lora_b};
@@ -178,7 +165,7 @@ pfo_status pfo_linear_check_out(const pfo_linear_inputs *in, const pfo_view *out
     pfo_status status = pfo_check_array(out, name, sets, error);
     if (status == PFO_OK) status = pfo_check_dtype_is(out, name, dtype, error);
     if (status == PFO_OK) status = pfo_check_leading(out, name, &like, 0, "the call", error);
-    if (status == PFO_OK) status = check_contiguous(out, name, error);
+    if (status == PFO_OK) status = pfo_check_contiguous(out, name, error);
     if (status == PFO_OK) status = check_apart(in, out, name, error);
     return status;
 }

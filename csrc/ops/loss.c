@@ -101,13 +101,13 @@ static void store_outputs(const pfo_loss_call *call)
     }
 }
 
+/* Reading is arithmetic too: a caller that flushes denormals would widen a float32 denormal to 0. */
 static pfo_status run_in(pfo_loss_call *call, double *scratch, pfo_error *error)
 {
-    pfo_batch batch;
+    pfo_batch batch = {0};
+    const pfo_fpenv saved = pfo_fpenv_enter();
     pfo_status status = load_columns(call, scratch, &batch, error);
-    if (status != PFO_OK) return status;
-    pfo_fpenv saved = pfo_fpenv_enter();
-    status = run_program(&batch, error);
+    if (status == PFO_OK) status = run_program(&batch, error);
     if (status == PFO_OK) store_outputs(call);
     pfo_fpenv_leave(saved);
     free(batch.work);

@@ -24,12 +24,8 @@ static pfo_status check(const pfo_row_states_args *args, const pfo_view *stats[]
     for (int32_t axis = 0; fits && axis < labels->ndim; axis++) fits = states->shape[axis + 1] == labels->shape[axis];
     if (!fits)
         return pfo_fail(error, PFO_ERROR_SHAPE, "states", -1, "expected [parts, *labels, %d]", PFO_ROW_STATE_FIELDS);
-    int64_t step = 8;
-    for (int32_t axis = states->ndim - 1; axis >= 0; axis--) {
-        if (states->shape[axis] > 1 && states->strides_bytes[axis] != step)
-            return pfo_fail(error, PFO_ERROR_STRIDE, "states", -1, "expected a C-contiguous array");
-        step *= states->shape[axis];
-    }
+    status = pfo_check_contiguous(states, "states", error);
+    if (status != PFO_OK) return status;
     for (int k = 0; k < STAT_COUNT; k++) {
         if (!pfo_present(stats[k])) continue;
         status = pfo_check_array(stats[k], stat_names[k], k == CORRECT ? PFO_SET_BOOL : PFO_SET_FLOAT, error);

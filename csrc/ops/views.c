@@ -223,6 +223,21 @@ pfo_status pfo_check_writable_strides(const pfo_view *view, const char *name, pf
     return PFO_OK;
 }
 
+pfo_status pfo_check_contiguous(const pfo_view *view, const char *name, pfo_error *error)
+{
+    for (int32_t axis = 0; axis < view->ndim; axis++)
+        if (view->shape[axis] == 0) return PFO_OK; /* strides of no elements mean nothing */
+    int64_t step = pfo_dtype_size(view->dtype);
+    for (int32_t axis = view->ndim - 1; axis >= 0; axis--) {
+        if (view->shape[axis] > 1 && view->strides_bytes[axis] != step)
+            return pfo_fail(error, PFO_ERROR_STRIDE, name, -1,
+                            "expected a C-contiguous array, got stride %lld on axis %d",
+                            (long long)view->strides_bytes[axis], (int)axis);
+        step *= view->shape[axis];
+    }
+    return PFO_OK;
+}
+
 pfo_status pfo_check_disjoint(const pfo_view *out, const char *name, const pfo_view *other, const char *other_name,
                               pfo_error *error)
 {

@@ -43,6 +43,7 @@ pfo_status pfo_check_leading(const pfo_view *view, const char *name, const pfo_v
 pfo_status pfo_check_dtype_is(const pfo_view *view, const char *name, int32_t dtype, pfo_error *error);
 /* An output: no element may be reachable twice. */
 pfo_status pfo_check_writable_strides(const pfo_view *view, const char *name, pfo_error *error);
+pfo_status pfo_check_contiguous(const pfo_view *view, const char *name, pfo_error *error);
 /* The range from first to last byte of `out` must not touch that of `other`: cheap, and refuses rows that lie between
  * the rows of `other` too. */
 pfo_status pfo_check_disjoint(const pfo_view *out, const char *name, const pfo_view *other, const char *other_name,

@@ -59,11 +59,12 @@ int pfo_enter_isa(PyObject *module);
 
 #define PFO_FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, name##_doc}
 
-/* bind_token.c, bind_pair.c, bind_linear.c, bind_loss.c, bind_misc.c: method tables, ended by a NULL row. */
+/* bind_token.c, bind_pair.c, bind_linear.c, bind_loss.c, bind_jax.c, bind_misc.c: method tables; NULL ends each. */
 extern PyMethodDef pfo_token_methods[];
 extern PyMethodDef pfo_pair_methods[];
 extern PyMethodDef pfo_linear_methods[];
 extern PyMethodDef pfo_misc_methods[];
 extern PyMethodDef pfo_loss_methods[];
+extern PyMethodDef pfo_jax_methods[];
 
 #endif
