@@ -50,9 +50,7 @@ def is_comparable(case: GoldenCase) -> bool:
     for side in ("chosen", "rejected"):
         if np.any(empty(case, side) & (case.inputs.get(f"policy_{side}_logps", 0) != 0)):
             return False
-    # A global count of tokens, which the projects have for other variants only.
-    ignored = case.loss == "grpo.bnpo" and "num_tokens" in case.parameters
-    return not ignored and not {"chosen_nll", "gold_nll"} & case.inputs.keys()
+    return not {"chosen_nll", "gold_nll"} & case.inputs.keys()
 
 
 def empty(case: GoldenCase, side: str) -> Any:
