@@ -181,7 +181,7 @@ class LinearPreferenceLoss(torch.nn.Module):
         whole = sorted({WHOLE_ROWS[name] for name in wanted - set(inputs) if name in WHOLE_ROWS})
         ref_tokens = ref_token_logps
         if whole and ref_hidden is not None:
-            perturbation = params.get("perturbation", 0.01)
+            perturbation = _perturbation(self.rows, params)
             values = passes.whole_rows(reference, perturbation, [*whole, *self._stats()])
             ref_tokens = values["ref_logps"]
         else:
@@ -234,6 +234,13 @@ def _counts(tokens: Tokens) -> dict[str, Tensor]:
     nll = tokens.nlls.get("chosen_nll")
     count = tokens.layout.lengths.sum()
     return {"nll_tokens": count if nll is None else nll[1].sum(), "num_tokens": count}
+
+
+def _perturbation(rows: Sequence[LossInfo], params: Mapping[str, Any]) -> float:
+    """Of plus_logps and minus_logps; any number where no row has them."""
+    known = (item for info in rows for item in info.parameters if item.name == "perturbation")
+    default: Any = next((item.default for item in known), 0.5)
+    return float(params.get("perturbation", default))
 
 
 # ---- what the constructor takes ------------------------------------------------------------------
