@@ -46,6 +46,7 @@ docs:
     {{python}} tools/gen_loss_functions.py
     {{python}} tools/gen_loss_docs.py
     {{python}} tools/gen_check_values.py
+    {{python}} tools/gen_golden.py
 
 # everything CI does
 ci:

@@ -10,6 +10,8 @@
  *   - Everything is checked, labels included, before the first write.  On a status other than PFO_OK no output was
  *     touched and the pfo_error (if not NULL) names the argument, what was expected, what came, and the first bad
  *     index.
+ *   - "May not overlap" is about the ranges from first to last byte: an output whose rows lie between the rows of an
+ *     input is refused.
  *   - Thread safe: any number of threads may call at once as long as their outputs do not overlap.  Work is split over
  *     at most pfo_get_num_threads() OpenMP threads, results are the same bits for any number of them.  In a forked
  *     child the calling thread does all the work.

@@ -130,6 +130,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return int(study.main(arguments[1:]))
     parsed = build_parser().parse_args(arguments)
+    if parsed.command in ("check", "bench"):
+        from prefopt import _doctor
+
+        problem = _doctor.chosen_isa()[1]
+        if problem is not None:
+            print(f"prefopt {parsed.command}: {problem}", file=sys.stderr)
+            return EXIT_USAGE
     return int(parsed.run(parsed))
 
 

@@ -1,9 +1,11 @@
 """``python -m prefopt check``: recompute stored reference values on this machine.
 
-The stored values (data/check_values.json) were made with mpmath from the definitions, not by
-prefopt. Each usable ISA row recomputes the token statistics in every dtype, one and several threads
-must agree bit for bit, and every loss is recomputed with its gradients. A figure in the table is
-the worst error over its cases in units in the last place of the result; it may not exceed LIMITS.
+The stored values (data/check_values.json, and for losses the golden values of prefopt.testing) were
+made with mpmath from the definitions, not by prefopt. Each usable ISA row recomputes the token
+statistics in every dtype, one and several threads must agree bit for bit, and every loss is
+recomputed with its gradients under every convention. A figure in the table is the worst error over
+its cases in units in the last place of the result, for losses at its condition scale; it may not
+exceed LIMITS.
 """
 
 from __future__ import annotations
@@ -19,18 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 import prefopt
-from prefopt import reference
+from prefopt import reference, testing
 
 Array = NDArray[Any]
 
 STATS = ("entropy", "correct", "mean_logit", "max_logit", "lse2")
 COMPARED = ("logps", "lse", "entropy", "mean_logit", "max_logit", "lse2")
 
-# Twice the worst measured over all rows and dtypes: 1.0 (float64 lse), 1.2 (float32 gradient), 1.0
-# (dpo.ipo).
+# Twice the worst measured over all rows and dtypes: 1.0 (float64 lse), 1.2 (float32 gradient).
 TOKEN_LIMIT = 2.0
 GRAD_LIMIT = 2.4
-LOSS_LIMIT = 2.0
 
 
 class Case(NamedTuple):
@@ -205,35 +205,29 @@ def check_sequences() -> Iterator[Case]:
         yield Case("sequence_logps", np.dtype(dtype).name, worst, 1.0)
 
 
-def _as_inputs(case: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: np.asarray(value) if isinstance(value, list) else value
-        for name, value in case["inputs"].items()
-    }
-
-
-def check_losses(stored: list[dict[str, Any]]) -> Iterator[Case]:
-    """Every row of the loss list: values, rewards and gradients. A row without values fails."""
+def check_losses() -> Iterator[Case]:
+    """Every row of the loss list under every convention: losses, rewards and gradients, outputs of
+    procedures. A row without golden values fails.
+    """
     worst: dict[str, dict[str, float]] = {info.name: {} for info in prefopt.losses()}
-    for case in stored:
-        result = prefopt.loss(
-            case["loss"], **_as_inputs(case), **case["parameters"], return_grads=True
-        )
-        errors = worst.setdefault(case["loss"], {})
-        pairs = [("losses", result.losses, case["losses"])]
-        pairs += [(name, getattr(result, name), want) for name, want in case["rewards"].items()]
-        assert result.grads is not None
-        pairs += [(f"d/d {name}", result.grads[name], want) for name, want in case["grads"].items()]
-        for name, got, want in pairs:
-            # Log-probs near -100 enter, and differences of them are exact only to their own ulps.
-            floor = 128.0 if name == "losses" else 1.0
-            error = error_in_ulps(got, want, np.float64, floor)
+    for case in testing.golden():
+        options: dict[str, Any] = {}
+        if case.losses.size:
+            convention = None if case.convention == "default" else case.convention
+            options = {"return_grads": True, "convention": convention}
+        errors = worst.setdefault(case.loss, {})
+        try:
+            result = prefopt.loss(case.loss, **case.inputs, **case.parameters, **options)
+        except ValueError as problem:
+            errors[f"raised {problem}"] = float("inf")
+            continue
+        for name, error in case.errors(result).items():
             errors[name] = max(errors.get(name, 0.0), error)
     for loss, errors in worst.items():
         if not errors:
-            yield Case(f"loss {loss}", "no stored value", float("inf"), 0.0)
+            yield Case(f"loss {loss}", "no golden value", float("inf"), 0.0)
         for name, error in errors.items():
-            yield Case(f"loss {loss}", name, error, LOSS_LIMIT)
+            yield Case(f"loss {loss}", name, error, testing.ULPS)
 
 
 def collect(report: Callable[[Case], None] | None = None) -> list[Case]:
@@ -256,7 +250,7 @@ def collect(report: Callable[[Case], None] | None = None) -> list[Case]:
             take(check_threads(isa))
     take(check_same_bits(rows))
     take(check_sequences())
-    take(check_losses(stored["losses"]))
+    take(check_losses())
     return cases
 
 

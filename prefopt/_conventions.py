@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,8 @@ class Convention(NamedTuple):
     `defaults` are its parameters' values where they differ from prefopt's, `refused` the inputs and
     parameters that it ignores or refuses, `required` those that it cannot do without. `rewards`
     says how its logged rewards differ from prefopt's: "" not, "unscaled" without beta, "average"
-    per token. `differs` says in words what differs, `source` where that was read.
+    per token. Losses stop at +-`loss_limit`, with gradient 0 beyond. `differs` says in words what
+    differs, `source` where that was read.
     """
 
     loss: str
@@ -43,6 +45,7 @@ class Convention(NamedTuple):
     refused: tuple[str, ...]
     required: tuple[str, ...]
     rewards: str = ""
+    loss_limit: float = math.inf
 
     def apply(self, arrays: Arrays, values: Values) -> tuple[Arrays, Values]:
         """Inputs and parameters as prefopt's own row takes them."""
@@ -53,20 +56,29 @@ class Convention(NamedTuple):
             if key not in arrays and key not in values:
                 raise ValueError(f"{key}: {self.name} needs it in {self.loss}")
         defaults = {key: _number(value) for key, value in self.defaults.items()}
-        arrays, values = dict(arrays), {**defaults, **values}
+        arrays, merged = dict(arrays), {**defaults, **values}
         if adapt := _ADAPT.get((self.loss.split(".")[0], self.name)):
-            adapt(self.loss, arrays, values, defaults)
-        return arrays, values
+            adapt(self.loss, arrays, merged, values)
+        return arrays, merged
 
-    def reward_divisors(self, arrays: Arrays, beta: float) -> tuple[Any, Any] | None:
-        """What prefopt's (chosen, rejected) rewards are divided by to be the project's."""
+    def reward_divisor(self, beta: float) -> tuple[float, bool] | None:
+        """What prefopt's rewards are divided by to be the project's: a number, and whether by each
+        answer's length (at least 1) too. None: they are alike.
+        """
         if not self.rewards:
             return None
-        scale = beta if "unscaled" in self.rewards else 1.0
-        if "average" not in self.rewards:
-            return scale, scale
-        lengths = (np.asarray(arrays[f"{side}_lengths"]) for side in ("chosen", "rejected"))
-        chosen, rejected = (scale * np.maximum(each, 1) for each in lengths)
+        return beta if "unscaled" in self.rewards else 1.0, "average" in self.rewards
+
+    def reward_divisors(self, arrays: Arrays, beta: float) -> tuple[Any, Any] | None:
+        """The same as float64 (chosen, rejected), to divide by."""
+        divisor = self.reward_divisor(beta)
+        if divisor is None:
+            return None
+        scale, averages = divisor
+        if not averages:
+            return np.float64(scale), np.float64(scale)
+        lengths = (arrays[f"{side}_lengths"] for side in ("chosen", "rejected"))
+        chosen, rejected = (scale * np.maximum(np.asarray(n, np.float64), 1) for n in lengths)
         return chosen, rejected
 
 
@@ -77,7 +89,18 @@ def _number(value: float | str) -> float:
 # ---- what takes more than defaults ---------------------------------------------------------------
 
 
-def _f_dpo(loss: str, arrays: Arrays, values: Values, defaults: Values) -> None:
+# Each takes inputs and parameters, defaults among them, changes them in place, and is told which
+# parameters the caller gave.
+
+
+def _alpha_exponents_stop(loss: str, arrays: Arrays, values: Values, given: Values) -> None:
+    """TRL 1.x clamps the exponent of alpha divergences, but not that of forward KL."""
+    divergence = DIVERGENCES[int(values.get("f_divergence_type", 0))]
+    if divergence == "forward_kl" and "f_exponent_cap" not in given:
+        values["f_exponent_cap"] = math.inf
+
+
+def _f_dpo(loss: str, arrays: Arrays, values: Values, given: Values) -> None:
     """TRL 0.24 and the f-DPO authors count alpha from the other end: a of 1 is forward KL."""
     divergence = DIVERGENCES[int(values.get("f_divergence_type", 0))]
     if divergence != "reverse_kl" and loss == "dpo.ipo":
@@ -93,43 +116,39 @@ def _f_dpo(loss: str, arrays: Arrays, values: Values, defaults: Values) -> None:
 def _simpo_ratio(ratio: float) -> Callable[[str, Arrays, Values, Values], None]:
     """The project's default is the ratio gamma / beta."""
 
-    def adapt(loss: str, arrays: Arrays, values: Values, defaults: Values) -> None:
-        if loss.startswith("cpo.simpo") and values["beta"] != defaults["beta"]:
-            gamma = defaults.get("simpo_gamma", 0.5)
-            if values.get("simpo_gamma", gamma) == gamma:
-                values["simpo_gamma"] = ratio * values["beta"]
+    def adapt(loss: str, arrays: Arrays, values: Values, given: Values) -> None:
+        if loss.startswith("cpo.simpo") and "simpo_gamma" not in given:
+            values["simpo_gamma"] = ratio * values["beta"]
 
     return adapt
 
 
-def _no_reference_no_kl(loss: str, arrays: Arrays, values: Values, defaults: Values) -> None:
+def _no_reference_no_kl(loss: str, arrays: Arrays, values: Values, given: Values) -> None:
     """Liger without reference log-probabilities: its KL term is 0."""
     if "ref_token_logps" not in arrays:
         values["kl_beta"] = 0.0
 
 
-def _reference_is_old_policy(loss: str, arrays: Arrays, values: Values, defaults: Values) -> None:
+def _reference_is_old_policy(loss: str, arrays: Arrays, values: Values, given: Values) -> None:
     """HALOs' GRPO takes the ratio against the reference."""
-    if "ref_token_logps" not in arrays:
-        raise ValueError(f"ref_token_logps: halos-4831988 needs it in {loss}")
-    if "old_logps" in arrays:
-        raise ValueError(f"old_logps: halos-4831988 does not use it in {loss}")
     arrays["old_logps"] = arrays["ref_token_logps"]
 
 
-def _policy_term_only(loss: str, arrays: Arrays, values: Values, defaults: Values) -> None:
+def _policy_term_only(loss: str, arrays: Arrays, values: Values, given: Values) -> None:
     """NeMo-RL's KL term has a gradient of its own, that of k3 exp(logp - sg(logp))."""
     if values.get("kl_beta", 0.0) != 0.0:
         raise ValueError(f"kl_beta: prefopt does not have nemo-rl-7ea279a's KL term in {loss}")
 
 
-def _mean_over_sequences(loss: str, arrays: Arrays, values: Values, defaults: Values) -> None:
+def _mean_over_sequences(loss: str, arrays: Arrays, values: Values, given: Values) -> None:
     """LLaMA-Factory averages the NLL per sequence first: chosen_nll are averages, one an answer."""
     if "chosen_nll" in arrays and "nll_tokens" not in values:
         values["nll_tokens"] = float(max(len(arrays["chosen_nll"]), 1))
 
 
 _ADAPT: dict[tuple[str, str], Callable[[str, Arrays, Values, Values], None]] = {
+    ("dpo", "trl-1.16"): _alpha_exponents_stop,
+    ("dpo", "trl-1.13"): _alpha_exponents_stop,
     ("dpo", "trl-0.24"): _f_dpo,
     ("cpo", "paper"): _simpo_ratio(0.25),
     ("cpo", "halos-4831988"): _simpo_ratio(0.3),

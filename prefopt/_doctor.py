@@ -11,6 +11,7 @@ from typing import Any
 
 import prefopt
 from prefopt import _core
+from prefopt._blas import ensure_loaded
 
 INTEGRATIONS = (
     "numpy",
@@ -23,8 +24,7 @@ INTEGRATIONS = (
     "matplotlib",
     "rich",
 )
-ENVIRONMENT = ("PREFOPT_ISA", "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_WAIT_POLICY")
-BLAS_ABSENT = "none: the fused linear kernels, which will carry their own, are not in this release"
+ENVIRONMENT = ("PREFOPT_ISA", "PREFOPT_BLAS", "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_WAIT_POLICY")
 
 
 def _version(distribution: str) -> str | None:
@@ -45,7 +45,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _chosen_isa() -> tuple[str | None, str | None]:
+def chosen_isa() -> tuple[str | None, str | None]:
     """(row that kernels run, problem): a bad PREFOPT_ISA raises at the first kernel call."""
     try:
         return _core.isa(), None
@@ -53,22 +53,33 @@ def _chosen_isa() -> tuple[str | None, str | None]:
         return None, str(error)
 
 
+def _blas() -> str:
+    """What multiplies in the linear op, which raises at its first call for a bad PREFOPT_BLAS."""
+    try:
+        return ensure_loaded()
+    except (OSError, ValueError) as error:
+        return f"none: PREFOPT_BLAS: {error}"
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else (os.cpu_count() or 1)
+
+
 def collect() -> dict[str, Any]:
     """Return everything ``doctor`` says as a dict that json.dumps takes."""
     build = dict(_core.build_info())
-    chosen, problem = _chosen_isa()
+    chosen, problem = chosen_isa()
     usable = list(prefopt.isas())
     cuda = prefopt.cuda_available()
-    available_cpus = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )
     return {
         "prefopt": prefopt.__version__,
         "location": os.path.dirname(os.path.abspath(prefopt.__file__)),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "cpus": available_cpus,
+        "cpus": usable_cpus(),
         "isa": {
             "known": str(build["isas"]).split(),
             "usable": usable,
@@ -80,7 +91,7 @@ def collect() -> dict[str, Any]:
         "compiler": f"{build['compiler']} {build['compiler_version']}",
         "flags": build["flags"],
         "sanitize": build["sanitize"],
-        "blas": BLAS_ABSENT,
+        "blas": _blas(),
         "cuda": {"available": cuda.available, "reason": cuda.reason},
         "integrations": {name: _version(name) for name in INTEGRATIONS},
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},

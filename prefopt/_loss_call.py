@@ -11,8 +11,8 @@ import collections
 import difflib
 import functools
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -63,15 +63,28 @@ for _info in LIST.values():
 # ---- one row -------------------------------------------------------------------------------------
 
 
-def evaluate(
-    info: LossInfo,
-    inputs: Mapping[str, Any],
-    params: Mapping[str, Any],
-    convention: Any,
-    grad_losses: Any,
-    return_grads: bool,
-) -> AnyLoss:
-    """Runs the loss of `info`; an input or parameter that is None or a default is absent."""
+class RowCall(NamedTuple):
+    """One loss, ready for C: inputs and parameters under the row's own names, None nowhere."""
+
+    info: LossInfo
+    arrays: dict[str, Any]
+    values: dict[str, float]
+    convention: Convention | None
+
+    @property
+    def beta(self) -> float:
+        """The value in force, 1 for a loss without."""
+        defaults = (p.default for p in self.info.parameters if p.name == "beta")
+        return self.values.get("beta", cast(float, next(defaults, 1.0)))
+
+
+def prepare(
+    info: LossInfo, inputs: Mapping[str, Any], params: Mapping[str, Any], convention: Any
+) -> RowCall:
+    """Checks what needs only names; an input or parameter that is None or a default is absent.
+
+    Array libraries of their own (prefopt.jax) may pass their arrays: none is looked into.
+    """
     types = {item.name: item.type for item in info.inputs}
     arrays = {}
     for key, value in inputs.items():
@@ -82,34 +95,54 @@ def evaluate(
             raise ValueError(f"{key}: {info.name} does not use it; it takes {takes}")
         arrays[key] = take_array(value, types[key])
     values = _take_parameters(info, params)
-    chosen = None
-    if convention is not None:
-        chosen = find_convention(info.name, convention)
-        arrays, values = chosen.apply(arrays, values)
+    if convention is None:
+        return RowCall(info, arrays, values, None)
+    chosen = find_convention(info.name, convention)
+    return RowCall(info, *chosen.apply(arrays, values), chosen)
+
+
+def evaluate(call: RowCall, grad_losses: Any, return_grads: bool) -> AnyLoss:
+    """Runs one loss."""
     weights = None if grad_losses is None else take_array(grad_losses)
     wanted = weights is not None or bool(return_grads)
-    losses, outputs, grads = _core.loss(info.name, arrays, values, weights, wanted)
-    result = _result(info, losses, outputs)
+    losses, outputs, grads = _core.loss(call.info.name, call.arrays, call.values, weights, wanted)
+    result = _with_rewards_of(call, _result(call.info, losses, outputs))
     result.grads = grads
-    return result if chosen is None else _with_rewards_of(chosen, info, result, arrays, values)
+    return _limited(call, result)
 
 
-def _with_rewards_of(
-    convention: Convention, info: LossInfo, result: AnyLoss, arrays: dict[str, Any], values: Any
-) -> AnyLoss:
-    """The rewards as the project logs them."""
-    default = next((p.default for p in info.parameters if p.name == "beta"), 1.0)
-    divisors = convention.reward_divisors(arrays, values.get("beta", default))
+def _limited(call: RowCall, result: AnyLoss) -> AnyLoss:
+    """Losses of tokens clamped as the convention does; a clamped one has no gradient."""
+    if call.convention is None or not np.isfinite(call.convention.loss_limit):
+        return result
+    assert call.info.tokenwise
+    limit = call.convention.loss_limit
+    clamped: AnyLoss = result._replace(losses=np.clip(result.losses, -limit, limit))
+    if result.grads is not None:
+        beyond = np.abs(result.losses) > limit
+        clamped.grads = {key: np.where(beyond, 0, grad) for key, grad in result.grads.items()}
+    return clamped
+
+
+def _with_rewards_of(call: RowCall, result: AnyLoss) -> AnyLoss:
+    """The rewards as the project of the convention logs them: divided in float64, rounded once."""
+    if call.convention is None:
+        return result
+    divisors = call.convention.reward_divisors(call.arrays, call.beta)
     if divisors is None:
         return result
+    chosen, rejected = divisors
     if isinstance(result, UnpairedLoss):
-        scaled: AnyLoss = result._replace(rewards=result.rewards / divisors[0])
-    else:
-        dtype = result.losses.dtype
-        rewards = [(r / d).astype(dtype) for r, d in zip(result[1:3], divisors, strict=True)]
-        scaled = PairLoss(result.losses, *rewards)
-    scaled.grads = result.grads
-    return scaled
+        return result._replace(rewards=_divided(result.rewards, chosen))
+    assert isinstance(result, (PairLoss, StepPairLoss))
+    return result._replace(
+        chosen_rewards=_divided(result.chosen_rewards, chosen),
+        rejected_rewards=_divided(result.rejected_rewards, rejected),
+    )
+
+
+def _divided(rewards: Any, divisor: Any) -> Any:
+    return (rewards.astype(np.float64) / divisor).astype(rewards.dtype)
 
 
 def _take_parameters(info: LossInfo, params: Mapping[str, Any]) -> dict[str, float]:
@@ -153,19 +186,55 @@ def procedure_type(name: str) -> Any:
 
 def run_procedure(name: str, inputs: Mapping[str, Any], params: Mapping[str, Any]) -> Any:
     """Runs a procedure: a named tuple of its outputs; numbers come as floats."""
-    info = LIST[name]
-    types = {item.name: item.type for item in info.inputs}
-    arrays = {k: take_array(v, types[k]) for k, v in inputs.items() if v is not None}
-    _, outputs, _ = _core.loss(name, arrays, _take_parameters(info, params), None, False)
+    info, arrays, values, _ = prepare(LIST[name], inputs, params, None)
+    _, outputs, _ = _core.loss(name, arrays, values, None, False)
     shapes = [shape for _, shape in info.outputs]
-    values = [
+    results = [
         float(value) if shape == "number" else value
         for value, shape in zip(outputs, shapes, strict=True)
     ]
-    return procedure_type(name)(*values)
+    return procedure_type(name)(*results)
 
 
 # ---- a family ------------------------------------------------------------------------------------
+
+
+def prepare_family(
+    family: str,
+    loss_type: Any,
+    inputs: Mapping[str, Any],
+    params: Mapping[str, Any],
+    convention: Any,
+    loss_weights: Any = None,
+) -> tuple[list[RowCall], list[float] | None]:
+    """The variant `loss_type` of a family; for a sequence of them each one, and their weights."""
+    if isinstance(loss_type, str):
+        if loss_weights is not None:
+            raise ValueError("loss_weights: expected with a sequence of loss types only")
+        info = find(f"{family}.{loss_type}", "loss_type")
+        return [prepare(info, inputs, params, convention)], None
+    infos, weights = _take_mixture(family, loss_type, loss_weights)
+    given = {key: value for key, value in inputs.items() if value is not None}
+    for key, value in (*given.items(), *params.items()):
+        names = [
+            {*(i.name for i in info.inputs), *(p.name for p in info.parameters)} for info in infos
+        ]
+        is_default = value is None or isinstance(value, (DefaultNumber, DefaultText))
+        if not is_default and not any(key in each for each in names):
+            raise ValueError(f"{key}: none of {', '.join(i.name for i in infos)} uses it")
+    calls = []
+    for info in infos:
+        names_in = {item.name for item in info.inputs}
+        names_param = {item.name for item in info.parameters}
+        calls.append(
+            prepare(
+                info,
+                {key: value for key, value in given.items() if key in names_in},
+                {key: value for key, value in params.items() if key in names_param},
+                convention,
+            )
+        )
+    return calls, weights
 
 
 def call_family(
@@ -179,35 +248,32 @@ def call_family(
     loss_weights: Any = None,
 ) -> Any:
     """The variant `loss_type` of a family, or for a sequence of them the weighted sum."""
-    if isinstance(loss_type, str):
-        if loss_weights is not None:
-            raise ValueError("loss_weights: expected with a sequence of loss types only")
-        info = find(f"{family}.{loss_type}", "loss_type")
-        return evaluate(info, inputs, params, convention, grad_losses, return_grads)
-    infos, weights = _take_mixture(family, loss_type, loss_weights)
-    given = {key: value for key, value in inputs.items() if value is not None}
-    for key, value in (*given.items(), *params.items()):
-        names = [
-            {*(i.name for i in info.inputs), *(p.name for p in info.parameters)} for info in infos
-        ]
-        is_default = value is None or isinstance(value, (DefaultNumber, DefaultText))
-        if not is_default and not any(key in each for each in names):
-            raise ValueError(f"{key}: none of {', '.join(i.name for i in infos)} uses it")
-    parts = []
-    for info in infos:
-        names_in = {item.name for item in info.inputs}
-        names_param = {item.name for item in info.parameters}
-        parts.append(
-            evaluate(
-                info,
-                {key: value for key, value in given.items() if key in names_in},
-                {key: value for key, value in params.items() if key in names_param},
-                convention,
-                grad_losses,
-                return_grads,
-            )
-        )
-    return _mixture(parts, weights)
+    calls, weights = prepare_family(family, loss_type, inputs, params, convention, loss_weights)
+    parts = [evaluate(call, grad_losses, return_grads) for call in calls]
+    return parts[0] if weights is None else _mixture(parts, weights)
+
+
+def call_by_name(
+    name: str, inputs: dict[str, Any], functions: Any, run: Callable[[str, Any, Any], Any]
+) -> Any:
+    """`loss` of a library that has the functions of the families and runs procedures by `run`."""
+    if name not in LIST:
+        raise ValueError(f"name: no loss is called {name!r}; {nearest(str(name), LIST)}")
+    info = find(name)
+    known = [*(item.name for item in info.inputs), *(item.name for item in info.parameters)]
+    known += [] if info.kind == "procedure" else ["convention"]
+    for key in inputs:
+        if key not in known:
+            raise TypeError(f"{key}: {name} takes no such argument; {nearest(key, known)}")
+    if info.kind == "procedure":
+        numbers = {item.name for item in info.parameters}
+        arrays = {key: each for key, each in inputs.items() if key not in numbers}
+        return run(name, arrays, {k: inputs[k] for k in inputs if k in numbers})
+    if len(FAMILIES[info.family]) > 1:
+        inputs["loss_type"] = info.variant
+    for item in FAMILIES[info.family][0].inputs:  # what another variant needs is absent here
+        inputs.setdefault(item.name, None)
+    return getattr(functions, f"{info.family}_loss")(**inputs)
 
 
 def _take_mixture(
@@ -285,9 +351,13 @@ def take_number(name: str, value: Any) -> float:
     """A parameter: a real number, not a bool. Its range is checked in C."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+    unlike = (bool, np.bool_, np.timedelta64)  # NumPy registers a timedelta64 as an integer
+    if isinstance(value, unlike) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number that fits a double") from None
 
 
 def take_text(name: str, value: Any) -> str:

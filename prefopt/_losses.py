@@ -25,6 +25,7 @@ from prefopt._loss_call import (
     evaluate,
     find,
     nearest,
+    prepare,
     run_procedure,
     take_array,
     take_number,
@@ -150,9 +151,8 @@ def loss(name: str, **inputs: Any) -> AnyLoss:
     numbers_ = {p.name: inputs[p.name] for p in info.parameters if p.name in inputs}
     if info.kind == "procedure":
         return cast(AnyLoss, run_procedure(name, arrays, numbers_))
-    return evaluate(
-        info, arrays, numbers_, given["convention"], given["grad_losses"], given["return_grads"]
-    )
+    call = prepare(info, arrays, numbers_, given["convention"])
+    return evaluate(call, given["grad_losses"], given["return_grads"])
 
 
 def ipo_loss(

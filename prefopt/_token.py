@@ -130,8 +130,8 @@ def token_logps_grad(
         A float32 lse near 12 carries a rounding of 5e-7 that every probability of its row
         inherits; ``logits[label] - logps`` is the same number, more exact where |logps| < |lse|.
     out : [..., V] array of logits' dtype to write into, ``logits`` itself included
-        In place there is half the memory traffic and no page fault. It may not share memory with
-        an input in any other way. None allocates.
+        In place there is half the memory traffic and no page fault. It may not overlap an input in
+        any other way, nor lie between its rows. None allocates.
 
     Returns
     -------

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -22,6 +23,13 @@ MARKERS = {
     "gpu": "needs a CUDA device",
     "nightly": "exhaustive or slow; runs only when asked for with -m nightly",
 }
+
+
+# A gate that draws other cases each time fails whoever comes next: the default draws the same ones,
+# `pytest --hypothesis-profile=explore` draws anew.
+hypothesis.settings.register_profile("repeat", derandomize=True)
+hypothesis.settings.register_profile("explore", derandomize=False)
+hypothesis.settings.load_profile("repeat")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -106,4 +106,4 @@ def relative_error(got: np.ndarray, want: np.ndarray, floor: float = 0.0) -> flo
 def hidden_floor(case: Case) -> float:
     """A tenth of the terms that a gradient by hidden is a difference of."""
     chain = abs(case.head.logit_scale) / case.head.temperature
-    return 0.1 * chain * float(np.abs(case.head.whole_weight()).max())
+    return 0.1 * chain * float(case.head.weight_terms().max())

@@ -63,7 +63,7 @@ def batch(name: str, rng: np.random.Generator, size: int = 8, *, exact: bool = F
         "chosen_nll": lambda: draw(0, 90),
     }
     oracle = ORACLES[name]
-    keys = (*oracle.inputs, *oracle.constants)
+    keys = [key for key in (*oracle.inputs, *oracle.constants) if not key.endswith("weights")]
     return {key: makers[key]() if key in makers else draw(-120, -60) for key in keys}
 
 

@@ -6,6 +6,7 @@ ones are the ends of the ranges of inputs, where overflow, underflow and 0 / 0 w
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -150,12 +151,13 @@ def convention_calls(name: str) -> list[Call]:
             name == "dpo.ipo" or "f_divergence_type" not in allowed
         ):
             allowed.pop("f_divergence_type", None)
-        if convention.name == "halos-4831988" and name.startswith("grpo"):
-            arrays.pop("old_logps", None)
         required = {k: allowed[k] for k in convention.required if k in allowed}
         options = {"convention": convention.name}
         calls.append((f"{convention.name}, defaults", {**arrays, **required, **options}))
         calls.append((f"{convention.name}, off defaults", {**arrays, **allowed, **options}))
+        if math.isfinite(convention.loss_limit):
+            far = {**arrays, "logps": 16 * arrays["logps"], **options}
+            calls.append((f"{convention.name}, beyond its limit", far))
     return calls
 
 

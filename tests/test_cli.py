@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import prefopt
-from prefopt import _check
+from prefopt import _check, testing
 from prefopt.__main__ import main
 
 COMMANDS = ("study", "check", "bench", "doctor", "explain")
@@ -91,6 +91,27 @@ def test_doctor_reports_a_bad_forced_row() -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("command", ["check", "bench", "study"])
+def test_a_bad_forced_row_is_one_line_and_code_2(command: str, tmp_path: Path) -> None:
+    """Kernels would raise at their first call: said before anything is begun."""
+    result = subprocess.run(
+        [sys.executable, "-m", "prefopt", command],
+        cwd=tmp_path,
+        env={
+            "PREFOPT_ISA": "sse9",
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(Path(prefopt.__file__).resolve().parent.parent),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"prefopt {command}: PREFOPT_ISA: ")
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_check_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -121,8 +142,9 @@ def test_check_fails_on_a_wrong_kernel(
     assert "FAILED: " in capsys.readouterr().out
 
 
-def test_a_loss_without_stored_value_fails() -> None:
-    cases = list(_check.check_losses([]))
+def test_a_loss_without_golden_values_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(testing, "golden", lambda: ())
+    cases = list(_check.check_losses())
     assert {case.group for case in cases} == {f"loss {info.name}" for info in prefopt.losses()}
     assert not any(case.passed for case in cases)
 

@@ -103,6 +103,8 @@ def test_half_a_lora(missing: str) -> None:
         ({"softcap": -1.0}, "softcap"),
         ({"softcap": np.nan}, "softcap"),
         ({"softcap": "x"}, "softcap"),
+        ({"dtype": "float32"}, "dtype: expected \"bfloat16\" or None, got 'float32'"),
+        ({"dtype": 3}, "dtype: expected"),
         ({"memory_limit": 0}, "memory_limit: expected a number of bytes > 0"),
         ({"memory_limit": -1}, "memory_limit"),
         ({"memory_limit": 1.5}, "memory_limit"),
@@ -165,7 +167,9 @@ def test_kept_is_where_the_gradient_is_made() -> None:
     """It may not be an input either."""
     case = Case(8, 8, 8, ignored=0.0)
     out = case.forward(keep_logits=True)
-    with pytest.raises(ValueError, match=r"^kept: its memory overlaps that of weight"):
+    with pytest.raises(
+        ValueError, match=r"^kept: the range of memory it spans overlaps that of weight"
+    ):
         case.backward(out.lse, out.entropy, kept=case.weight)
 
 

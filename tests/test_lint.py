@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import prefopt
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 lint_c = pytest.importorskip("lint_c", reason="tools/ is not beside the tests")
-mutate = pytest.importorskip("mutate")
+mutants = pytest.importorskip("mutants")
 
 
 def test_sources_pass() -> None:
@@ -73,15 +75,11 @@ def test_every_avx512_operation_is_checked_in_emulation() -> None:
 
 def test_every_loss_and_kernel_is_mutated() -> None:
     """tools/mutate.py reads the lists itself: each target must offer it something to change."""
-    targets = [*mutate.loss_targets(), *mutate.kernel_targets()]
-    names = {target.name for target in targets if mutate.candidates(target)}
-    rows = re.findall(
-        r"^LOSS\((\w+),\s*(\w+),",
-        (ROOT / "csrc/losses/loss_list.h").read_text(encoding="utf-8"),
-        re.MULTILINE,
-    )
-    assert rows
-    assert {f"{family}.{variant}" for family, variant in rows} <= names
+    targets = [*mutants.loss_targets(), *mutants.kernel_targets()]
+    names = {target.name for target in targets if mutants.candidates(target)}
+    rows = {target.row for target in targets if target.row}
+    assert rows == {info.name for info in prefopt.losses()}
+    assert rows <= names
     kernels = (ROOT / "csrc/kernels/kernel_list.h").read_text(encoding="utf-8")
     listed = re.findall(r"^    X\((\w+_row),", kernels, re.MULTILINE)
     assert listed

@@ -326,3 +326,20 @@ def test_arguments_that_a_loss_does_not_use_raise(
     count = {"dpo_loss": 4, "ipo_loss": 4, "cpo_loss": 2, "sft_loss": 1}[function]
     with pytest.raises(ValueError, match=message):
         getattr(prefopt, function)(*[np.zeros(2)] * count, **keywords)
+
+
+def test_rewards_of_a_convention_round_once(rng: np.random.Generator) -> None:
+    """float32 rewards are divided in float64: beta 0.1 and lengths are not rounded on the way."""
+    arrays = pairs(rng, 100, np.float32)
+    lengths = rng.integers(0, 90, (2, 100))
+    for name, beta in (("nemo-rl-7ea279a", 0.3), ("halos-4831988", 0.1)):
+        options: dict[str, Any] = {"beta": beta}
+        divisors = np.full((2, 100), beta)
+        if name.startswith("halos"):
+            options |= {"loss_type": "ipo", "chosen_lengths": lengths[0]}
+            options["rejected_lengths"] = lengths[1]
+            divisors = beta * np.maximum(lengths, 1)
+        plain = prefopt.dpo_loss(*arrays, **options)
+        got = prefopt.dpo_loss(*arrays, **options, convention=name)
+        for ours, own, divisor in zip(got[1:], plain[1:], divisors, strict=True):
+            assert same_bits(ours, (own.astype(np.float64) / divisor).astype(np.float32))

@@ -145,7 +145,11 @@ def test_grad_losses(name: str, bad: Any, error: type[Exception]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("bad", ["0.1", True, np.True_, np.ones(1), [0.1], 1j, object()])
+@pytest.mark.parametrize(
+    "bad",
+    ["0.1", True, np.True_, np.ones(1), [0.1], 1j, np.complex64(1), np.timedelta64(1), object()],
+    ids=repr,
+)
 def test_parameters_are_real_numbers(name: str, bad: Any) -> None:
     inputs = batch(name, np.random.default_rng(1))
     for parameter in next(row for row in prefopt.losses() if row.name == name).parameters:
@@ -154,6 +158,11 @@ def test_parameters_are_real_numbers(name: str, bad: Any) -> None:
             continue  # an unknown word: ValueError, tested in test_loss_list.py
         with pytest.raises(TypeError, match=f"^{parameter.name}: expected {kind}, got "):
             run(name, inputs, {parameter.name: bad})
+
+
+def test_a_number_that_no_double_holds() -> None:
+    with pytest.raises(ValueError, match=r"^beta: expected a number that fits a double"):
+        run("dpo.sigmoid", batch("dpo.sigmoid", np.random.default_rng(1)), {"beta": 10**400})
 
 
 @pytest.mark.parametrize("good", [1, np.float32(0.5), np.int64(2), np.array(0.5), np.float16(0.5)])

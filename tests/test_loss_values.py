@@ -9,6 +9,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 from loss_cases import (
+    PARAMETERS,
     batch,
     cast_reals,
     run,
@@ -21,7 +22,7 @@ from oracle.losses import DIGITS_EXTREME, ORACLES, evaluate
 
 import prefopt
 
-NAMES = sorted(ORACLES)
+NAMES = sorted(PARAMETERS)
 
 # Twice the worst error measured (value, gradient), in ulp of float64, where inputs and parameters
 # are such that their differences and products are exact and only the formula rounds. Measured over

@@ -416,8 +416,16 @@ def test_bad_gradient_calls() -> None:
     both = np.zeros((4, 3, 11), np.float32)
     policy = np.lib.stride_tricks.as_strided(both, (4, 3, 10), (132, 44, 4))
     shifted = np.lib.stride_tricks.as_strided(both[..., 1:], (4, 3, 10), (132, 44, 4))
-    refused("out: its memory overlaps that of policy_logits", policy_logits=policy, out=shifted)
-    refused("out: its memory overlaps that of ref_logits", ref_logits=policy, out=shifted)
+    refused(
+        "out: the range of memory it spans overlaps that of policy_logits",
+        policy_logits=policy,
+        out=shifted,
+    )
+    refused(
+        "out: the range of memory it spans overlaps that of ref_logits",
+        ref_logits=policy,
+        out=shifted,
+    )
 
 
 def test_empty_batch() -> None:

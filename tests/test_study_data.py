@@ -75,6 +75,7 @@ def test_turns_before_the_answer_are_kept() -> None:
         ({"prompt": "p", "completion": "a", "label": True}, "unpaired"),
         ({"prompt": "p", "chosen": [3], "rejected": [GOOD]}, "chosen[0]: expected a message"),
         ({"chosen": [{"role": "judge", "content": "a"}], "rejected": [BAD]}, "unknown role"),
+        ({"chosen": [{"role": ["user"], "content": "a"}], "rejected": [BAD]}, "unknown role"),
         ({"prompt": "p", "chosen": {"role": "user"}, "rejected": [BAD]}, "expected text, got"),
     ],
 )
@@ -103,6 +104,17 @@ def _run(tmp_path: Path, *arguments: str) -> int:
         ),
         ('{"prompt": "p", "chosen": "a", "rejected": ""}', "row 1: the rejected answer is empty"),
         ('{"prompt": "p", "chosen": "a", "rejected": "b"}', "too few different prompts"),
+        ("[" * 200_000, "not JSON (nested too deeply)"),
+        ('{"a": ' * 200_000, "row 1: not JSON (nested too deeply)"),
+        (f'{{"prompt": {"9" * 5000}}}', "row 1: not JSON (a number of too many digits)"),
+        (
+            '{"prompt": "p", "chosen": "a \\ud800", "rejected": "b"}',
+            "row 1: chosen holds half of a surrogate pair",
+        ),
+        (
+            '{"prompt": "p \\udfff", "chosen": "a", "rejected": "b"}',
+            "row 1: prompt holds half of a surrogate pair",
+        ),
     ],
 )
 def test_a_bad_file_is_one_line_and_code_2(

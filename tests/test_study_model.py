@@ -8,7 +8,7 @@ import pytest
 import prefopt
 from prefopt.study import stats
 from prefopt.study.corpus import PairTokens
-from prefopt.study.methods import PairBatch, kto_step, mismatch, pair_step
+from prefopt.study.methods import PairBatch, kto_step, mismatch, pair_step, start_loss
 from prefopt.study.model import ModelConfig, WindowModel
 from prefopt.study.ngram import NgramModel
 from prefopt.study.optim import Adam, schedule
@@ -113,6 +113,26 @@ def test_pair_step_is_the_papers_loss_and_its_gradient(method: str) -> None:
         by_rejected = (loss(chosen, rejected + move) - loss(chosen, rejected - move)) / 2e-6
         assert step.grad_chosen[i] == pytest.approx(by_chosen, rel=1e-6, abs=1e-9)
         assert step.grad_rejected[i] == pytest.approx(by_rejected, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.7])
+def test_start_loss_is_that_of_the_reference_itself(beta: float) -> None:
+    """Whatever the batch: the dashed line of the training curves."""
+    sums = pair_batch(np.random.default_rng(4))
+    batch = PairBatch(
+        sums.ref_chosen,
+        sums.ref_rejected,
+        sums.ref_chosen,
+        sums.ref_rejected,
+        sums.chosen_lengths,
+    )
+    for method in ("dpo", "ipo"):
+        step = pair_step(method, batch, beta, 1.0)
+        assert start_loss(method, beta) == pytest.approx(step.loss, rel=1e-12)
+    ref, desirable = sums.ref_chosen, np.arange(5) % 2 == 0
+    loss, _ = kto_step(ref, ref, desirable, ref, ref, beta)
+    assert start_loss("kto", beta) == pytest.approx(loss, rel=1e-12)
+    assert start_loss("cpo", beta) is None
 
 
 def test_kto_step_is_the_papers_loss_and_its_gradient() -> None:

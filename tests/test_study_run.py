@@ -8,14 +8,17 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import prefopt
 from prefopt.study import data, main
 from prefopt.study.config import PRESETS, Cell, Plan, fingerprint, training_from_dict
+from prefopt.study.results import versions
 
 TRAIN, HELDOUT = 120, 40  # text enough for the base model to leave the unigram behind
 OPTIONS = ["--sizes", "8,16", "--seeds", "0", "--methods", "dpo,kto,cpo", "--scenarios", "sft,base"]
@@ -86,6 +89,12 @@ def test_results_json_says_what_was_run(finished: Path) -> None:
     assert {start["start"] for start in whole["start_models"]} == {"base", "sft"}
 
 
+def test_versions_of_a_numpy_that_only_prints_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1.24, the oldest that is taken, knows no mode="dicts"."""
+    monkeypatch.setattr(np, "show_config", lambda: None)
+    assert versions()["blas"] == "unknown"
+
+
 def test_the_base_model_is_below_the_unigram(finished: Path) -> None:
     facts = results(finished)["language_model"]
     assert facts["trigram"] < facts["unigram"]
@@ -100,7 +109,8 @@ def test_sft_lowers_the_nll_of_chosen_answers(finished: Path) -> None:
 def test_the_report_stands_alone(finished: Path) -> None:
     page = (finished / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") > 6
-    for word in ("no signal", "chance", "longer answer wins", "1  SFT, then align", "+ KTO"):
+    words = ("no signal", "chance", "Longer answer wins", "1  SFT, then align", "+ KTO")
+    for word in (*words, "loss of the start model"):
         assert word in page
     for outside in ("http://", "https://", "<script", "<link", "src="):
         assert outside not in page
@@ -197,6 +207,71 @@ def test_a_worker_that_fails_is_reported(
         assert not cell.exists()
     finally:
         (run / "s0-base.npy").write_bytes(good)
+
+
+def test_a_damaged_token_cache_is_made_again(finished: Path, pairs_file: Path) -> None:
+    cache = next((finished / "cache").glob("tokens-*.npz"))
+    good, before = cache.read_bytes(), (finished / "results.csv").read_bytes()
+    for damaged in (b"", good[:1000]):
+        cache.write_bytes(damaged)
+        assert main(["--data", str(pairs_file), "--out", str(finished), *OPTIONS]) == 0
+        assert cache.stat().st_size == len(good)
+        assert (finished / "results.csv").read_bytes() == before
+
+
+def test_a_damaged_cell_is_named(
+    finished: Path, pairs_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cell = next(finished.glob("runs/*/cells/*.json"))
+    good = cell.read_bytes()
+    try:
+        for damaged in (b"", good[:100]):
+            cell.write_bytes(damaged)
+            assert main(["--data", str(pairs_file), "--out", str(finished), *OPTIONS]) == 2
+            last = capfd.readouterr().err.splitlines()[-1]
+            assert last.startswith(f"prefopt study: {cell}: damaged")
+    finally:
+        cell.write_bytes(good)
+
+
+def test_a_training_that_diverges_is_one_line(
+    finished: Path, pairs_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """IPO's target 1 / (2 beta), squared, is beyond any number at this beta: exit code 1."""
+    options = ["--methods", "ipo", "--scenarios", "base", "--sizes", "8", "--seeds", "0"]
+    options += ["--beta", "1e-300", "--data", str(pairs_file), "--out", str(finished)]
+    assert main(options) == 1
+    error = capfd.readouterr().err
+    assert "Traceback" not in error
+    assert error.splitlines()[-1].startswith("prefopt study: base-ipo-n8-s0: training diverged")
+
+
+def test_a_worker_whose_parent_is_gone_is_silent(finished: Path) -> None:
+    """It ends at its next message; nothing of it is seen on the terminal."""
+    setup = {
+        "folder": str(next((finished / "runs").iterdir())),
+        "token_file": str(next((finished / "cache").glob("tokens-*.npz"))),
+        "training": asdict(PRESETS["quick"].training),
+    }
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "prefopt.study.worker"],
+        env=dict(os.environ) | {"PYTHONPATH": str(Path(prefopt.__file__).parents[1])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdin.write(json.dumps(setup) + "\n")
+    worker.stdin.flush()
+    assert json.loads(worker.stdout.readline()) == {"event": "done"}
+    worker.stdout.close()
+    worker.stdin.write(json.dumps({"kind": "text"}) + "\n")
+    worker.stdin.flush()
+    assert worker.wait(60) == 1
+    assert worker.stderr is not None
+    assert worker.stderr.read() == ""
 
 
 def test_sizes_beyond_the_data_become_the_whole_set() -> None:

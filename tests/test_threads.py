@@ -22,6 +22,7 @@ from support import run_script, same_bits, same_results
 
 import prefopt
 from prefopt import _core
+from prefopt._pair import PAIR_STATS
 
 ALL = oracle.OPTIONAL_STATS
 ROWS = ("scalar", "avx2", "avx512", "neon")
@@ -163,7 +164,8 @@ def test_using_isa_nests() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["sse9", "AVX2 ", "", "neon" if "neon" not in prefopt.isas() else "avx512"]
+    "name",
+    ["sse9", "AVX2 ", "", "neon" if "neon" not in prefopt.isas() else "avx512"],
 )
 def test_unknown_isa_names_the_valid_ones(name: str) -> None:
     outside = _core.isa()
@@ -175,9 +177,9 @@ def test_unknown_isa_names_the_valid_ones(name: str) -> None:
     assert _core.isa() == outside
 
 
-@pytest.mark.parametrize("name", [None, 5, b"avx2", ["avx2"]], ids=repr)
-def test_isa_of_the_wrong_type(name: object) -> None:
-    with pytest.raises((ValueError, TypeError)), prefopt.using_isa(name):  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", [None, 5, b"avx2", ["avx2"], "scalar\0", "\ud800"], ids=repr)
+def test_isa_that_is_no_name(name: object) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"^isa: "), prefopt.using_isa(name):  # type: ignore[arg-type]
         raise AssertionError("entered")
 
 
@@ -285,6 +287,33 @@ needs_fenv = pytest.mark.skipif(
 )
 
 
+def pair_and_linear(
+    logits: np.ndarray, labels: np.ndarray, upstream: np.ndarray, temperature: float
+) -> list[np.ndarray]:
+    ref = logits[::-1].copy()
+    pair = prefopt.pair_token_stats(logits, ref, labels, temperature=temperature, stats=PAIR_STATS)
+    pair_grad = prefopt.pair_token_stats_grad(
+        logits,
+        ref,
+        labels,
+        pair.policy_lse,
+        pair.ref_lse,
+        grad_policy_logps=upstream,
+        grad_ref_policy_kl=upstream,
+        temperature=temperature,
+    )
+    hidden, weight = logits[:, :16].copy(), logits[:8, :4096].reshape(-1, 16).copy()
+    labels = labels % len(weight)
+    linear = prefopt.linear_token_logps(
+        hidden, weight, labels, temperature=temperature, stats=ALL, return_grad_hidden=True, topk=3
+    )
+    needed = prefopt.linear_token_logps_grad(
+        hidden, weight, labels, linear.lse, grad_logps=upstream, temperature=temperature
+    )
+    results = [*pair, pair_grad, *linear, *needed]
+    return [value for value in results if value is not None]
+
+
 class FloatEnvironment:
     """fegetenv/fesetenv of the C library, with flush-to-zero and denormals-are-zero set by hand."""
 
@@ -330,12 +359,22 @@ def test_control_word(isa: str, threads: int, name: str, flush: bool, upward: bo
     few = -rng.random((3, 50)).astype(name)
 
     def everything() -> list[np.ndarray]:
-        forward = prefopt.token_logps(logits, labels, temperature=1.7, stats=ALL)
-        grad = prefopt.token_logps_grad(
-            logits, labels, forward.lse, grad_logps=upstream, temperature=1.7
-        )
-        results = [value for value in forward if value is not None]
-        return [*results, grad, prefopt.sequence_logps(few, average=True)]
+        results: list[np.ndarray] = []
+        for temperature in (1.7, 0.7):  # the inverse of only the second rounds to another double
+            forward = prefopt.token_logps(logits, labels, temperature=temperature, stats=ALL)
+            results += [value for value in forward if value is not None]
+            grad = prefopt.token_logps_grad(
+                logits, labels, forward.lse, grad_logps=upstream, temperature=temperature
+            )
+            results.append(grad)
+            results += pair_and_linear(logits, labels, upstream, temperature)
+        state = prefopt.RowState.read(logits[1, :777], 5)
+        state = state.merge(prefopt.RowState.read(logits[1, 777:], 5, first_vocab=777))
+        results.append(np.array(list(state.finish().values())))
+        results.append(prefopt.sequence_logps(few, average=True))
+        results.append(np.array(prefopt.kto_kl(few[0], few[1])))
+        loss = prefopt.dpo_loss(few[0], few[1], few[1], few[2], return_grads=True)
+        return [*results, *loss, *loss.grads.values()]
 
     want = everything()
     environment = FloatEnvironment()

@@ -209,7 +209,7 @@ def test_raw_bfloat16_words() -> None:
         assert torch.equal(
             prefopt_torch.token_logps(words, labels, dtype="bfloat16").logps, expected
         )
-    with pytest.raises(TypeError, match="logits: expected a floating dtype"):
+    with pytest.raises(TypeError, match="logits: expected float16, bfloat16"):
         prefopt_torch.token_logps(logits.view(torch.int16), labels)
     with pytest.raises(TypeError, match="dtype: expected"):
         prefopt_torch.token_logps(logits, labels, dtype="float32")
@@ -243,7 +243,25 @@ BAD = {
         lambda x, y: (x.int(), y),
         {},
         TypeError,
-        "logits: expected a floating dtype",
+        "logits: expected float16, bfloat16, float32 or float64, got torch.int32",
+    ),
+    "8-bit logits": (
+        lambda x, y: (x.to(torch.float8_e4m3fn), y),
+        {},
+        TypeError,
+        "logits: expected float16, bfloat16, float32 or float64, got torch.float8_e4m3fn",
+    ),
+    "sparse logits": (
+        lambda x, y: (x.to_sparse(), y),
+        {},
+        TypeError,
+        "logits: expected a dense tensor, got torch.sparse_coo",
+    ),
+    "sparse labels": (
+        lambda x, y: (x, y.to_sparse()),
+        {},
+        TypeError,
+        "labels: expected a dense tensor",
     ),
     "float labels": (
         lambda x, y: (x, y.float()),
@@ -263,9 +281,11 @@ BAD = {
         lambda x, y: (x[0, 0, 0], y),
         {},
         ValueError,
-        "labels: expected the leading shape",
+        "logits: expected ...., vocab., got a scalar",
     ),
     "temperature 0": (lambda x, y: (x, y), {"temperature": 0.0}, ValueError, "temperature"),
+    "temperature a word": (lambda x, y: (x, y), {"temperature": "1"}, TypeError, "^temperature: "),
+    "temperature True": (lambda x, y: (x, y), {"temperature": True}, TypeError, "^temperature: "),
     "temperature NaN": (lambda x, y: (x, y), {"temperature": math.nan}, ValueError, "temperature"),
     "temperature inf": (lambda x, y: (x, y), {"temperature": math.inf}, ValueError, "temperature"),
     "unknown statistic": (
@@ -289,6 +309,16 @@ def test_bad_input(way: str, case: str) -> None:
     change, keywords, error, match = BAD[case]
     with pytest.raises(error, match=match):
         prefopt_torch.token_logps(*change(*make(torch.float32)), **keywords)
+
+
+def test_a_view_that_only_notes_its_sign(way: str) -> None:
+    """The imaginary part of a conjugate is a negated view of memory that holds the opposite."""
+    pairs = torch.randn(5, 33, 2, dtype=torch.float64)
+    labels = torch.arange(5)
+    noted = torch.view_as_complex(pairs).conj().imag
+    assert noted.is_neg()
+    logps = prefopt_torch.token_logps(noted, labels).logps
+    torch.testing.assert_close(logps, prefopt_torch.token_logps(-pairs[..., 1], labels).logps)
 
 
 @pytest.mark.parametrize("label", [-1, 33, 10**9])

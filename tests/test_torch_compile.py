@@ -75,7 +75,7 @@ def test_opcheck_sequence_logps(packed: bool) -> None:
 
 def test_opcheck_loss() -> None:
     inputs = [each.requires_grad_(i < 2) for i, each in enumerate(vectors(4))]
-    call = f"dpo_loss:3:{PAIR} beta:loss_type=sigmoid"
+    call = f"dpo:3:{PAIR} beta:loss_type=sigmoid"
     torch.library.opcheck(_loss_operator.operator, (inputs, call, [0.2]))
     detached = [each.detach() for each in inputs]
     torch.library.opcheck(_loss_operator.gradient_operator, (detached, call, [0.2], torch.ones(6)))

@@ -339,3 +339,22 @@ def test_kto_kl_refusals() -> None:
         prefopt_torch.kto_kl(vector(1), vector(1)[1:])
     with pytest.raises(ValueError, match="state"):
         prefopt_torch.kto_kl(state=torch.zeros(3))
+
+
+def test_flush_denormal_of_torch_changes_nothing() -> None:
+    """A control word that flushes denormals does not reach the inputs, the sums or the results."""
+    logps = np.array([1e-40, 2e-40], np.float32)
+
+    def results() -> tuple[Any, float]:
+        return prefopt.sft_loss(logps, nll_tokens=2.0).losses, prefopt.kto_kl(logps, -logps)
+
+    losses, kl = results()
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this CPU cannot flush denormals")
+    try:
+        flushed_losses, flushed_kl = results()
+    finally:
+        torch.set_flush_denormal(False)
+    assert losses[0] < 0 < kl
+    assert flushed_losses.tobytes() == losses.tobytes()
+    assert flushed_kl == kl

@@ -185,7 +185,8 @@ def test_index_out_of_range(value: int, k: int | None) -> None:
     """-100 included: TRL's functions have no ignored index."""
     logits, index, _ = make(k=k)
     index.view(-1)[4] = value
-    with pytest.raises(ValueError, match=rf"index.*{value}"):
+    match = rf"^index: expected 0 <= label < 29, got {value} at index 4$"
+    with pytest.raises(ValueError, match=match):
         prefopt_torch.selective_log_softmax(logits, index)
 
 
@@ -211,7 +212,7 @@ BAD = {
     "logits dtype": (
         lambda x, i, m: {"logits": x.long()},
         TypeError,
-        "logits: expected a floating dtype",
+        "logits: expected float16, bfloat16, float32 or float64",
     ),
 }
 
@@ -227,6 +228,10 @@ def test_bad_input(case: str) -> None:
 
 
 def test_entropy_bad_input() -> None:
+    with pytest.raises(ValueError, match="logits: expected a vocabulary"):
+        prefopt_torch.entropy_from_logits(torch.randn(2, 0))
+    with pytest.raises(ValueError, match=r"logits: expected .*, got a scalar"):
+        prefopt_torch.entropy_from_logits(torch.tensor(1.0))
     with pytest.raises(ValueError, match="chunk_size"):
         prefopt_torch.entropy_from_logits(torch.randn(2, 3), chunk_size=0)
     with pytest.raises(TypeError, match="logits"):

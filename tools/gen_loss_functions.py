@@ -1,4 +1,4 @@
-"""Writes the losses' Python functions from the list: prefopt/_loss_functions.py and its torch twin.
+"""Writes the losses' Python functions from the list: prefopt/_loss_functions.py, torch's and JAX's.
 
 python tools/gen_loss_functions.py [--check]
 
@@ -12,11 +12,23 @@ import importlib.util
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-NUMPY, TORCH = ROOT / "prefopt/_loss_functions.py", ROOT / "prefopt/torch/_loss_functions.py"
+
+@dataclass(frozen=True)
+class Library:
+    """Whose arrays a module is for."""
+
+    path: str
+    title: str
+    imports: str
+    array: str  # annotation of an input
+    scalar: str  # of an input that is one number for the batch
+    is_numpy: bool = False  # gradients by keyword, the long docstrings
+    aliases: str = ""
 
 
 def read_rows() -> list[dict]:
@@ -145,10 +157,8 @@ NOTATION = (
 )
 
 
-def family_function(family: str, rows: list[dict], torch: bool) -> str:
+def family_function(family: str, rows: list[dict], library: Library) -> str:
     inputs, params = merged_inputs(rows), merged_params(rows)
-    array = "Tensor" if torch else "ArrayLike"
-    scalar = "Tensor | float" if torch else "ArrayLike"
     kind = result_type(rows[0])
     head = [f"def {family}_loss("]
     star = False
@@ -156,7 +166,7 @@ def family_function(family: str, rows: list[dict], torch: bool) -> str:
         if not star and (item["optional"] or item["type"] == "scalar"):
             head.append("    *,")
             star = True
-        annotation = scalar if item["type"] == "scalar" else array
+        annotation = library.scalar if item["type"] == "scalar" else library.array
         suffix = " | None = None" if item["optional"] else ""
         head.append(f"    {item['name']}: {annotation}{suffix},")
     if not star:
@@ -171,10 +181,10 @@ def family_function(family: str, rows: list[dict], torch: bool) -> str:
         annotation, default = default_of(item)
         head.append(f"    {item['name']}: {annotation} = {default},")
     head.append("    convention: str | None = None,")
-    if not torch:
+    if library.is_numpy:
         head += ["    grad_losses: ArrayLike | None = None,", "    return_grads: bool = False,"]
     head.append(f") -> {kind}:")
-    body = ["    " + docstring(family, rows, inputs, params, torch)]
+    body = ["    " + docstring(family, rows, inputs, params, library)]
     chosen = "loss_type" if several else f'"{rows[0]["variant"]}"'
     body.append("    inputs = {")
     body += [f'        "{item["name"]}": {item["name"]},' for item in inputs]
@@ -182,15 +192,15 @@ def family_function(family: str, rows: list[dict], torch: bool) -> str:
     body += [f'        "{item["name"]}": {item["name"]},' for item in params]
     body.append("    }")
     weights = ", loss_weights" if family == "dpo" else ""
-    if torch:
-        call = f'call_family("{family}", {chosen}, inputs, params, convention{weights})'
-        body.append(f"    return {kind}(*{call})")
-    else:
+    if library.is_numpy:
         call = (
             f'call_family("{family}", {chosen}, inputs, params, convention, grad_losses, '
             f"return_grads{weights})"
         )
         body.append(f"    return cast({kind}, {call})")
+    else:
+        call = f'call_family("{family}", {chosen}, inputs, params, convention{weights})'
+        body.append(f"    return {kind}(*{call})")
     return "\n".join(head + body) + "\n"
 
 
@@ -200,9 +210,9 @@ def title(rows: list[dict]) -> str:
 
 
 def docstring(
-    family: str, rows: list[dict], inputs: list[dict], params: list[dict], torch: bool
+    family: str, rows: list[dict], inputs: list[dict], params: list[dict], library: Library
 ) -> str:
-    if torch:
+    if not library.is_numpy:
         return f'"""{title(rows)} See `prefopt.{family}_loss`."""'
     parts = [f'"""{title(rows)}', "", describe(rows, inputs, params), ""]
     if NOTES.get(family):
@@ -219,10 +229,8 @@ def procedure_name(row: dict) -> str | None:
     return PROCEDURES.get(row["name"], row["name"].replace(".", "_"))
 
 
-def procedure_function(row: dict, torch: bool) -> str:
+def procedure_function(row: dict, library: Library) -> str:
     name = procedure_name(row)
-    array = "Tensor" if torch else "ArrayLike"
-    scalar = "Tensor | float" if torch else "ArrayLike"
     head = [f"def {name}("]
     star = False
     for item in sorted(row["inputs"], key=lambda each: each["optional"]):
@@ -230,7 +238,7 @@ def procedure_function(row: dict, torch: bool) -> str:
             head.append("    *,")
             star = True
         suffix = " | None = None" if item["optional"] else ""
-        annotation = scalar if item["type"] == "scalar" else array
+        annotation = library.scalar if item["type"] == "scalar" else library.array
         head.append(f"    {item['name']}: {annotation}{suffix},")
     if row["parameters"] and not star:
         head.append("    *,")
@@ -239,7 +247,7 @@ def procedure_function(row: dict, torch: bool) -> str:
         head.append(f"    {item['name']}: {annotation} = {default},")
     head.append(") -> Any:")
     names = ", ".join(key for key, _ in row["outputs"])
-    if torch:
+    if not library.is_numpy:
         body = [f'    """A named tuple of {names}; see `prefopt.{name}`."""']
     else:
         body = [f'    """{row["name"]}: a named tuple of {names}.', ""]
@@ -282,11 +290,11 @@ from prefopt._loss_types import (
     StepPairLoss,
     UnpairedLoss,
 )"""
-TORCH_IMPORTS = """import math
+OWN_IMPORTS = """import math
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from {library} import {array}
 
 from prefopt._loss_types import DefaultNumber, DefaultText
 
@@ -298,24 +306,42 @@ from ._loss_operator import (
     call_family,
     run_procedure,
 )"""
+LIBRARIES = (
+    Library(
+        "prefopt/_loss_functions.py",
+        "The losses for NumPy, one function a family.",
+        NUMPY_IMPORTS,
+        "ArrayLike",
+        "ArrayLike",
+        is_numpy=True,
+        aliases="\nArrayLike = npt.ArrayLike\n",
+    ),
+    Library(
+        "prefopt/torch/_loss_functions.py",
+        "The losses for tensors.",
+        OWN_IMPORTS.format(library="torch", array="Tensor"),
+        "Tensor",
+        "Tensor | float",
+    ),
+    Library(
+        "prefopt/jax/_loss_functions.py",
+        "The losses for JAX.",
+        OWN_IMPORTS.format(library="jax", array="Array"),
+        "Array",
+        "Array | float",
+    ),
+)
 
 
-def module(torch: bool) -> str:
-    functions = {f"{f}_loss": family_function(f, rows, torch) for f, rows in families().items()}
+def module(library: Library) -> str:
+    functions = {f"{f}_loss": family_function(f, rows, library) for f, rows in families().items()}
     for row in ROWS:
         name = procedure_name(row) if row["kind"] == "procedure" else None
         if name:
-            functions[name] = procedure_function(row, torch)
+            functions[name] = procedure_function(row, library)
     names = "".join(f'    "{name}",\n' for name in sorted(functions))
-    text = HEAD.format(
-        title="The losses for tensors."
-        if torch
-        else "The losses for NumPy, one function a family.",
-        imports=TORCH_IMPORTS if torch else NUMPY_IMPORTS,
-        names=names,
-    )
-    text += "" if torch else "\nArrayLike = npt.ArrayLike\n"
-    return text + "\n\n" + "\n\n".join(functions.values())
+    text = HEAD.format(title=library.title, imports=library.imports, names=names)
+    return text + library.aliases + "\n\n" + "\n\n".join(functions.values())
 
 
 def formatted(text: str) -> str:
@@ -328,8 +354,9 @@ def formatted(text: str) -> str:
 
 def main() -> int:
     stale = 0
-    for path, torch in ((NUMPY, False), (TORCH, True)):
-        text = formatted(module(torch))
+    for library in LIBRARIES:
+        path = ROOT / library.path
+        text = formatted(module(library))
         if "--check" in sys.argv[1:]:
             if not path.exists() or path.read_text() != text:
                 print(

@@ -114,8 +114,6 @@ def _inputs(info: LossInfo, convention: Convention | None) -> dict[str, Any]:
         if item.name in required:
             arguments[item.name] = PARAMETERS.get(item.name, item.default)
     project = "" if convention is None else convention.name.split("-")[0]
-    if project == "halos" and info.family == "grpo":
-        arguments.pop("old_logps")  # it takes the ratio against the reference
     if project == "llamafactory" and "chosen_nll" in arguments:  # it averages each answer first
         arguments["chosen_nll"] = arguments["chosen_nll"] / BATCH["chosen_lengths"]
     return arguments

@@ -2,211 +2,43 @@
 
     python tools/mutate.py [--list] [--seed N] [--all] [--only TEXT]
 
-For each row of the loss list, each kernel and each shared formula, one mutant of each kind that its
-text allows: a sign turned, a constant changed, a term dropped. The choice is made by the seed, so a
-run can be repeated; --all tries every candidate. A copy of the tree under build/mutate is changed,
-rebuilt as far as it must be, and tested with -x by the tests named in TARGETS. A mutant that no
-test notices survives, is printed with its line, and makes the exit code 1.
-
-A mutant that changes no result (a block size, a prefetch) proves nothing, so such lines are
-skipped: see SKIPPED.
+For each row of the loss list and each kernel, one mutant of each kind that its text allows: a sign
+turned, a constant changed, a term or a call dropped; for each function that losses share, one. The
+choice is made by the seed, so a run can be repeated; --all tries every candidate (tools/mutants.py).
+A copy of the tree under build/mutate is changed, rebuilt as far as it must be, and tested: kernels
+by their tests, losses by the golden values. A row's formula is no other row's, so one build holds a
+mutant of each row, and the values of every row must be off. A mutant that nothing notices survives,
+is printed with its line, and makes the exit code 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import random
-import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from build_c import ROOT, build_extension
-from lint_c import blank_comments
+from mutants import Mutant, choose, kernel_targets, loss_targets
 
 TREE = ROOT / "build" / "mutate" / "tree"
 OBJECTS = ROOT / "build" / "mutate" / "objects"
 SECONDS_PER_MUTANT = 120  # a mutant that loops for ever counts as caught
 
-KERNEL_TESTS = (
-    "tests/test_token_logps_grad.py",
-    "tests/test_vmath.py",
-    "tests/test_row_state.py",
-    "tests/test_token_logps.py",
-    "tests/test_token_logps_accuracy.py",
-)
-PAIR_TESTS = ("tests/test_pair_token_stats.py",)
-LINEAR_TESTS = ("tests/test_linear_token_logps.py", "tests/test_linear_token_logps_grad.py")
-TESTS_OF = {  # by how the kernel's file begins
-    "pair_": PAIR_TESTS,
-    "gemm": LINEAR_TESTS,
-    "linear_": LINEAR_TESTS,
-    "widen_": LINEAR_TESTS,
-}
-LOSS_TESTS = ("tests/test_loss_gradients.py", "tests/test_loss_values.py")
-
-# Lines whose change cannot change a result.
-SKIPPED = re.compile(
-    r"PREFETCH"  # speed only
-    r"|PFO_BLOCK|PFO_FOLD_VALUES|PFO_SEGMENT|PFO_SERIAL"  # where sums are cut: equal in budget
-    r"|\bfor \(|\bwhile \("  # loop bounds: crashes and hangs, not formulas
-    r"|^\s*(#|//|\*|static const|typedef|_Static_assert)"
-    r"|\(void\)"
-    r"|best = -1"  # of a fresh state: only C can see it, and tests/c/test_row_state.c does
-    r"|1\.0 \+ poison|total = 0\.0, poison"  # beside an infinite maximum only NaN or not counts
-    r"|inv_temperature == 1\.0|->b == 0\.0"  # picks a shortcut whose result is the same
-)
-
-
-@dataclass(frozen=True)
-class Target:
-    """A piece of source that must not change unnoticed."""
-
-    name: str
-    path: str
-    first: int  # lines, from 1
-    last: int
-    tests: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Mutant:
-    target: Target
-    kind: str
-    line: int
-    column: int
-    before: str
-    after: str
-
-    def __str__(self) -> str:
-        place = f"{self.target.path}:{self.line}"
-        return f"{self.target.name:<28}{self.kind:<9}{place}: {self.before!r} -> {self.after!r}"
-
-
-def bodies(path: Path, pattern: str) -> Iterator[tuple[str, int, int]]:
-    """(name, first line, last line) of each function whose head line matches pattern (group 1)."""
-    lines = blank_comments(path.read_text(encoding="utf-8")).split("\n")
-    for number, line in enumerate(lines, 1):
-        match = re.search(pattern, line)
-        if not match or line.startswith((" ", "#")) or line.rstrip().endswith(";"):
-            continue
-        if "{" in line and line.rstrip().endswith("}"):
-            yield match.group(1), number, number
-            continue
-        last = next((i for i in range(number, len(lines) + 1) if lines[i - 1] == "}"), None)
-        if last is not None:
-            yield match.group(1), number, last
-
-
-def loss_targets() -> Iterator[Target]:
-    """One target a row of loss_list.h; then the functions that rows share."""
-    rows = re.findall(
-        r"^LOSS\((\w+),\s*(\w+),", (ROOT / "csrc/losses/loss_list.h").read_text(), re.MULTILINE
-    )
-    texts = sorted((ROOT / "csrc/losses").glob("*.inc"))
-    for family, variant in rows:
-        found = [
-            Target(
-                f"{family}.{variant}", text.relative_to(ROOT).as_posix(), first, last, LOSS_TESTS
-            )
-            for text in texts
-            for _, first, last in bodies(text, rf"\((({family})_{variant})\)")
-        ]
-        if len(found) != 1:
-            raise SystemExit(f"mutate: {len(found)} formulas found for loss {family}.{variant}")
-        yield found[0]
-    shared = ROOT / "csrc/losses/scalar.inc"
-    for name, first, last in bodies(shared, r"PFO_FN\((\w+)\)\("):
-        yield Target(f"loss {name}", "csrc/losses/scalar.inc", first, last, LOSS_TESTS)
-    for name, first, last in bodies(
-        ROOT / "csrc/losses/batch.inc", r"\b((?:gather|scatter|nll)_\w+)\("
-    ):
-        yield Target(f"loss {name}", "csrc/losses/batch.inc", first, last, LOSS_TESTS)
-
-
-def kernel_targets() -> Iterator[Target]:
-    """Every function of the kernels, of the vector exp, and of the row state."""
-    for path in sorted((ROOT / "csrc/kernels").glob("*.inc")):
-        if path.name in ("kernels.inc", "dtype_kernels.inc", "vmath.inc"):
-            continue  # the tables, and a loop around simd/vmath.h
-        relative = path.relative_to(ROOT).as_posix()
-        tests = next(
-            (t for stem, t in TESTS_OF.items() if path.name.startswith(stem)), KERNEL_TESTS
-        )
-        for name, first, last in bodies(path, r"\bK\((\w+)\)\("):
-            yield Target(f"kernel {name}", relative, first, last, tests)
-    for relative, pattern, tests in (
-        ("csrc/simd/vmath.h", r"\b(v[fd]_\w+)\(", KERNEL_TESTS),
-        ("csrc/core/row_state.c", r"\b(\w+)\(", KERNEL_TESTS),
-        ("csrc/core/pair_state.c", r"\b(\w+)\(", PAIR_TESTS),
-    ):
-        for name, first, last in bodies(ROOT / relative, pattern):
-            yield Target(name, relative, first, last, tests)
-
-
-def line_candidates(line: str) -> Iterator[tuple[str, int, str, str]]:
-    """(kind, column, before, after) of every change to one line of code."""
-    for match in re.finditer(r"(?<=[\w)\]]) ([+-]) (?=[\w(])", line):
-        yield "sign", match.start(1), match[1], "-" if match[1] == "+" else "+"
-    for match in re.finditer(r"(?<=[(=,?:] )-(?=[\w(])|(?<=[(])-(?=[\w(])", line):
-        yield "sign", match.start(), "-", ""
-    for match in re.finditer(r"V\((add|sub)\)", line):
-        yield "sign", match.start(1), match[1], "sub" if match[1] == "add" else "add"
-    for match in re.finditer(r"\bv[fd]_(add|sub)\(", line):
-        yield "sign", match.start(1), match[1], "sub" if match[1] == "add" else "add"
-    for match in re.finditer(r"(?<![\w.\[])(\d+\.\d*|0x1\.[0-9a-f]+p[+-]?\d+)(?![\w.])f?", line):
-        changed = repr(float.fromhex(match[1]) * 1.01) if "x" in match[1] else f"({match[1]} + 0.5)"
-        yield "constant", match.start(1), match[1], changed
-    for match in re.finditer(r"(?<=[-+*/(] )([12])(?= [-+*/])|(?<=[(])([12])(?= [-+*/])", line):
-        yield "constant", match.start(), match[0], "3"
-    for match in re.finditer(r" ([+*-]) ([\w>.\-]+(?:\([^()]*\))?)(?=[;),]| [-+*/?])", line):
-        yield "term", match.start(), match[0], ""
-    for match in re.finditer(r"V\(fma\)\((\w+), (\w+), (\w+)\)", line):
-        yield "term", match.start(), match[0], f"V(mul)({match[1]}, {match[2]})"
-    for match in re.finditer(r"\bv([fd])_fma\((\w+), (\w+), (\w+)\)", line):
-        yield "term", match.start(), match[0], f"v{match[1]}_mul({match[2]}, {match[3]})"
-
-
-def candidates(target: Target) -> list[Mutant]:
-    """Every mutant of the target."""
-    text = (ROOT / target.path).read_text(encoding="utf-8")
-    raw, code = text.split("\n"), blank_comments(text).split("\n")
-    found = []
-    one_line = target.first == target.last
-    for number in range(target.first + (not one_line), target.last + 1):
-        line = code[number - 1]
-        # The skip rules read the code, with the body of a one-line function for its whole.
-        if SKIPPED.search(line) and not (one_line and "(void)" not in line):
-            continue
-        start = line.index("{") if one_line else 0
-        for kind, column, before, after in line_candidates(line):
-            if column > start and raw[number - 1][column : column + len(before)] == before:
-                found.append(Mutant(target, kind, number, column, before, after))
-    return found
-
-
-def choose(targets: list[Target], seed: int, every: bool) -> list[Mutant]:
-    """One mutant of each kind for each target, or every one."""
-    chosen = []
-    for target in targets:
-        found = candidates(target)
-        if every:
-            chosen += found
-            continue
-        # Seeded by the target's name too: a new row does not change the choice for the others.
-        generator = random.Random(f"{seed} {target.name}")
-        for kind in ("sign", "constant", "term"):
-            of_kind = [mutant for mutant in found if mutant.kind == kind]
-            if of_kind:
-                chosen.append(generator.choice(of_kind))
-    return chosen
+# Prints the rows whose golden values are off.
+GOLDEN_CHECK = """
+import json
+from prefopt._check import check_losses
+failed = {case.group.removeprefix("loss ") for case in check_losses() if not case.passed}
+print(json.dumps(sorted(failed)))
+"""
 
 
 def prepare() -> None:
@@ -217,46 +49,115 @@ def prepare() -> None:
             ROOT / name,
             TREE / name,
             dirs_exist_ok=True,
+            copy_function=copy_changed,
             ignore=shutil.ignore_patterns("__pycache__", "*.so"),
         )
     shutil.copy2(ROOT / "pyproject.toml", TREE)
     build_extension(TREE, OBJECTS)
 
 
-def run_tests(tests: tuple[str, ...]) -> bool:
-    """True if the tests pass."""
+def copy_changed(source: str, target: str) -> None:
+    """Copies a file that differs, as of now: a build must see that it changed."""
+    if not os.path.exists(target) or Path(source).read_bytes() != Path(target).read_bytes():
+        shutil.copy(source, target)
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str] | None:
+    """The command in the tree; None if it took too long."""
     environment = os.environ | {"PYTHONPATH": str(TREE), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
     try:
-        return (
-            subprocess.run(
-                [*command, *tests],
-                cwd=TREE,
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=SECONDS_PER_MUTANT,
-            ).returncode
-            == 0
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=TREE,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS_PER_MUTANT,
         )
     except subprocess.TimeoutExpired:
-        return False
+        return None
+
+
+def run_tests(tests: tuple[str, ...]) -> bool:
+    """True if the tests pass."""
+    done = run(["-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests])
+    return done is not None and done.returncode == 0
+
+
+def failing_rows() -> set[str] | None:
+    """The rows whose golden values are off; None if the check did not come to its end."""
+    done = run(["-c", GOLDEN_CHECK])
+    return set(json.loads(done.stdout)) if done is not None and done.returncode == 0 else None
+
+
+class Changed:
+    """The tree with some mutants applied, until the end of the block."""
+
+    def __init__(self, mutants: Sequence[Mutant]) -> None:
+        self.mutants = mutants
+        self.originals: dict[Path, str] = {}
+
+    def __enter__(self) -> None:
+        for mutant in self.mutants:
+            path = TREE / mutant.target.path
+            text = path.read_text(encoding="utf-8")
+            self.originals.setdefault(path, text)
+            lines = text.split("\n")
+            line = lines[mutant.line - 1]
+            end = mutant.column + len(mutant.before)
+            lines[mutant.line - 1] = line[: mutant.column] + mutant.after + line[end:]
+            path.write_text("\n".join(lines), encoding="utf-8")
+        try:
+            build_extension(TREE, OBJECTS)
+        except subprocess.CalledProcessError:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        for path, text in self.originals.items():
+            path.write_text(text, encoding="utf-8")
 
 
 def survives(mutant: Mutant) -> bool:
-    """Apply, build, test, restore. A mutant that does not compile is an error of this script."""
-    path = TREE / mutant.target.path
-    original = path.read_text(encoding="utf-8")
-    lines = original.split("\n")
-    line = lines[mutant.line - 1]
-    end = mutant.column + len(mutant.before)
-    lines[mutant.line - 1] = line[: mutant.column] + mutant.after + line[end:]
-    try:
-        path.write_text("\n".join(lines), encoding="utf-8")
-        build_extension(TREE, OBJECTS)
-        return run_tests(mutant.target.tests)
-    finally:
-        path.write_text(original, encoding="utf-8")
+    """Whether nothing notices the mutant. One that does not compile is an error of this script."""
+    with Changed([mutant]):
+        if mutant.target.tests:
+            return run_tests(mutant.target.tests)
+        rows = failing_rows()
+        return rows is not None and (
+            mutant.target.row not in rows if mutant.target.row else not rows
+        )
+
+
+def rounds(mutants: Sequence[Mutant]) -> list[list[Mutant]]:
+    """The mutants of rows' own formulas, at most one a row in each round."""
+    left = [mutant for mutant in mutants if mutant.target.row]
+    found = []
+    while left:
+        taken = {mutant.target.row: mutant for mutant in reversed(left)}
+        found.append(list(taken.values()))
+        left = [mutant for mutant in left if mutant is not taken[mutant.target.row]]
+    return found
+
+
+def surviving(mutants: Sequence[Mutant]) -> list[Mutant]:
+    """Those that nothing notices, printed as they are found."""
+    found = []
+    alone = [mutant for mutant in mutants if not mutant.target.row]
+    for group in rounds(mutants):
+        with Changed(group):
+            rows = failing_rows()
+        if rows is None:  # one of them ends the process: which one?
+            alone += group
+            continue
+        found += [mutant for mutant in group if mutant.target.row not in rows]
+    for mutant in found:
+        print(f"SURVIVED {mutant}", flush=True)
+    for mutant in alone:
+        if survives(mutant):
+            found.append(mutant)
+            print(f"SURVIVED {mutant}", flush=True)
+    return found
 
 
 def main() -> int:
@@ -273,15 +174,14 @@ def main() -> int:
         return 0
     begin = time.perf_counter()
     prepare()
-    for tests in {target.tests for target in targets}:
+    if failing_rows() != set():
+        print("mutate: the golden values of the unchanged tree are off")
+        return 1
+    for tests in {target.tests for target in targets} - {()}:
         if not run_tests(tests):
             print(f"mutate: the unchanged tree fails {' '.join(tests)}")
             return 1
-    survivors = []
-    for mutant in mutants:
-        if survives(mutant):
-            survivors.append(mutant)
-            print(f"SURVIVED {mutant}", flush=True)
+    survivors = surviving(mutants)
     seconds = time.perf_counter() - begin
     print(
         f"{len(mutants)} mutants of {len(targets)} targets, {len(survivors)} survived, {seconds:.0f} s"

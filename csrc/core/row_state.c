@@ -122,7 +122,7 @@ void pfo_row_state_rebase(pfo_row_state *state, double max)
     state->max = max;
 }
 
-void pfo_row_state_merge(pfo_row_state *into, const pfo_row_state *from)
+static void merge(pfo_row_state *into, const pfo_row_state *from)
 {
     if (from->has_target) {
         into->target = from->target;
@@ -149,7 +149,14 @@ void pfo_row_state_merge(pfo_row_state *into, const pfo_row_state *from)
     into->count += from->count;
 }
 
-void pfo_row_state_finish(const pfo_row_state *state, pfo_row_stats *stats)
+void pfo_row_state_merge(pfo_row_state *into, const pfo_row_state *from)
+{
+    pfo_fpenv saved = pfo_fpenv_enter();
+    merge(into, from);
+    pfo_fpenv_leave(saved);
+}
+
+static void finish(const pfo_row_state *state, pfo_row_stats *stats)
 {
     const double inf = (double)INFINITY;
     stats->best = state->best;
@@ -171,4 +178,11 @@ void pfo_row_state_finish(const pfo_row_state *state, pfo_row_stats *stats)
     double entropy = log_sum - state->sum_x_exp / state->sum_exp;
     stats->entropy = entropy > 0.0 ? entropy : 0.0; /* rounding can leave -1e-8 in a peaked row */
     if (state->has_target) stats->logp = (state->target - state->max) - log_sum;
+}
+
+void pfo_row_state_finish(const pfo_row_state *state, pfo_row_stats *stats)
+{
+    pfo_fpenv saved = pfo_fpenv_enter();
+    finish(state, stats);
+    pfo_fpenv_leave(saved);
 }

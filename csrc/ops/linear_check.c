@@ -22,7 +22,8 @@ static pfo_status check_rows(const pfo_view *view, const char *name, int64_t row
                         (long long)(rows < 0 ? view->shape[0] : rows), (long long)(is_vector ? 1 : columns),
                         (long long)view->shape[0], (long long)(is_vector ? 1 : view->shape[1]));
     const int last = view->ndim - 1;
-    if (view->shape[last] > 1 && view->strides_bytes[last] != pfo_dtype_size(view->dtype))
+    if (view->shape[last] > 1 && pfo_leading_size(view, 1) > 0 &&
+        view->strides_bytes[last] != pfo_dtype_size(view->dtype))
         return pfo_fail(error, PFO_ERROR_STRIDE, name, -1, "expected a contiguous last axis, got a step of %lld bytes",
                         (long long)view->strides_bytes[last]);
     return PFO_OK;

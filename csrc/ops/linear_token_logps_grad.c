@@ -383,7 +383,9 @@ pfo_status pfo_linear_token_logps_grad(const pfo_linear_token_logps_grad_args *a
         j.vector_dtypes[k] = vectors[k]->dtype;
         if (pfo_present(vectors[k])) j.vectors[k] = pfo_walk_leading(vectors[k], 0);
     }
+    const pfo_fpenv saved = pfo_fpenv_enter(); /* prepare_rows works on this thread */
     status = run(&j, error);
+    pfo_fpenv_leave(saved);
     pfo_linear_close(&j.l);
     free(j.rows);
     free(j.lora_hidden_grad);

@@ -101,13 +101,13 @@ static void store_outputs(const pfo_loss_call *call)
     }
 }
 
+/* Reading is arithmetic too: a caller that flushes denormals would widen a float32 denormal to 0. */
 static pfo_status run_in(pfo_loss_call *call, double *scratch, pfo_error *error)
 {
-    pfo_batch batch;
+    pfo_batch batch = {0};
+    const pfo_fpenv saved = pfo_fpenv_enter();
     pfo_status status = load_columns(call, scratch, &batch, error);
-    if (status != PFO_OK) return status;
-    pfo_fpenv saved = pfo_fpenv_enter();
-    status = run_program(&batch, error);
+    if (status == PFO_OK) status = run_program(&batch, error);
     if (status == PFO_OK) store_outputs(call);
     pfo_fpenv_leave(saved);
     free(batch.work);
@@ -164,6 +164,7 @@ pfo_status pfo_kto_kl(const pfo_view *policy, const pfo_view *ref, const double 
             return pfo_fail(error, PFO_ERROR_VALUE, "state", 1, "expected a finite count >= 0, got %g", count);
         }
     }
+    pfo_fpenv saved = pfo_fpenv_enter();
     for (int64_t i = 0; !state && i < size; i++) {
         double policy_logp = pfo_read_float((const char *)policy->data + i * policy->strides_bytes[0], policy->dtype);
         double ref_logp = pfo_read_float((const char *)ref->data + i * ref->strides_bytes[0], ref->dtype);
@@ -171,5 +172,6 @@ pfo_status pfo_kto_kl(const pfo_view *policy, const pfo_view *ref, const double 
     }
     double mean = count > 0 ? sum / count : 0;
     *kl = mean <= 0 ? 0 : mean; /* a NaN compares false and stays */
+    pfo_fpenv_leave(saved);
     return PFO_OK;
 }

@@ -161,7 +161,9 @@ pfo_status pfo_pair_token_stats(const pfo_pair_token_stats_args *args, pfo_error
     j.vocab = args->policy_logits.shape[args->policy_logits.ndim - 1];
     j.ignore_index = args->ignore_index;
     j.element_size = pfo_dtype_size(j.logits_dtype);
+    const pfo_fpenv saved = pfo_fpenv_enter();
     j.inv_temperature = 1.0 / args->temperature;
+    pfo_fpenv_leave(saved);
     j.perturbation = pfo_present(&args->plus_logps) || pfo_present(&args->minus_logps) ? args->perturbation : 0.0;
     for (int k = 0; k < OUTPUT_COUNT; k++) {
         j.output_dtypes[k] = outputs[k]->dtype;

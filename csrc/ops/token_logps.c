@@ -146,6 +146,7 @@ static pfo_status check_outputs(const pfo_token_logps_args *args, const pfo_view
     return PFO_OK;
 }
 
+/* Runs with the control word at its default: merge_segments works on this thread. */
 static pfo_status run(job *j, int64_t rows, int64_t live, pfo_error *error)
 {
     const double work = (double)live * (double)j->vocab;
@@ -158,9 +159,7 @@ static pfo_status run(job *j, int64_t rows, int64_t live, pfo_error *error)
         j->states = (pfo_row_state *)malloc((size_t)(rows * j->segments) * sizeof *j->states);
         if (!j->states) return pfo_fail(error, PFO_ERROR_MEMORY, "logits", -1, "no memory for partial row states");
         pfo_parallel_for(rows * j->segments, 1, work, segments_body, j);
-        pfo_fpenv saved = pfo_fpenv_enter();
         merge_segments(j, rows);
-        pfo_fpenv_leave(saved);
         free(j->states);
         return PFO_OK;
     }
@@ -193,7 +192,6 @@ pfo_status pfo_token_logps(const pfo_token_logps_args *args, pfo_error *error)
     j.vocab = args->logits.shape[args->logits.ndim - 1];
     j.element_size = pfo_dtype_size(args->logits.dtype);
     j.ignore_index = args->ignore_index;
-    j.inv_temperature = 1.0 / args->temperature;
     j.states = NULL;
     j.level = pfo_present(&args->lse2) || pfo_present(&args->mean_logit) ? PFO_FOLD_ALL
               : pfo_present(&args->entropy)                              ? PFO_FOLD_ENTROPY
@@ -202,7 +200,11 @@ pfo_status pfo_token_logps(const pfo_token_logps_args *args, pfo_error *error)
         j.views[k] = pfo_present(outputs[k]) ? outputs[k] : NULL;
         if (j.views[k]) j.outputs[k] = pfo_walk_leading(outputs[k], 0);
     }
-    return run(&j, pfo_leading_size(&args->labels, 0), live, error);
+    pfo_fpenv saved = pfo_fpenv_enter();
+    j.inv_temperature = 1.0 / args->temperature;
+    status = run(&j, pfo_leading_size(&args->labels, 0), live, error);
+    pfo_fpenv_leave(saved);
+    return status;
 }
 
 pfo_status pfo_row_state_read(pfo_row_state *state, const pfo_view *logits, int64_t first_vocab, int64_t label,

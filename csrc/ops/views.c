@@ -245,7 +245,7 @@ pfo_status pfo_check_disjoint(const pfo_view *out, const char *name, const pfo_v
     if (!pfo_present(other) || !memory_range(out, &low, &high) || !memory_range(other, &other_low, &other_high))
         return PFO_OK;
     if (high <= other_low || other_high <= low) return PFO_OK;
-    return pfo_fail(error, PFO_ERROR_OVERLAP, name, -1, "its memory overlaps that of %s", other_name);
+    return pfo_fail(error, PFO_ERROR_OVERLAP, name, -1, "the range of memory it spans overlaps that of %s", other_name);
 }
 
 int pfo_same_view(const pfo_view *a, const pfo_view *b)

@@ -44,7 +44,8 @@ pfo_status pfo_check_dtype_is(const pfo_view *view, const char *name, int32_t dt
 /* An output: no element may be reachable twice. */
 pfo_status pfo_check_writable_strides(const pfo_view *view, const char *name, pfo_error *error);
 pfo_status pfo_check_contiguous(const pfo_view *view, const char *name, pfo_error *error);
-/* The memory of `out` must not touch that of `other`. */
+/* The range from first to last byte of `out` must not touch that of `other`: cheap, and refuses rows that lie between
+ * the rows of `other` too. */
 pfo_status pfo_check_disjoint(const pfo_view *out, const char *name, const pfo_view *other, const char *other_name,
                               pfo_error *error);
 /* Same memory, shape and strides: in place. */

@@ -36,10 +36,14 @@ void pfo_unbind_all(pfo_bound *bound, int count);
 void pfo_copy_view(pfo_view *to, const pfo_view *from);
 /* A TypeError where the number of arguments is not the expected one; 0 on success. */
 int pfo_check_count(const char *function, Py_ssize_t got, Py_ssize_t expected);
-/* A new C-contiguous array with the leading axes of like (all but `trailing`), and its view. */
-PyObject *pfo_new_leading(const pfo_view *like, int32_t trailing, int numpy_type, int32_t dtype, pfo_view *view);
+/* A new C-contiguous array with the leading axes of like (all but `trailing`), and its view.  name: the argument that
+ * like is, for the message when NumPy cannot count the array's bytes. */
+PyObject *pfo_new_leading(const pfo_view *like, const char *name, int32_t trailing, int numpy_type, int32_t dtype,
+                          pfo_view *view);
 /* A new array with the shape of `like` and the dtype of the bound array. */
-PyObject *pfo_new_like(const pfo_bound *like, pfo_view *view);
+PyObject *pfo_new_like(const pfo_bound *like, const char *name, pfo_view *view);
+/* NumPy's error about an array that is too large does not say which argument asked for it; this makes it say so. */
+void pfo_name_size_error(const char *name);
 
 /* errors.c: raises what the record says; always returns NULL. */
 PyObject *pfo_raise(pfo_status status, const pfo_error *error);
@@ -55,11 +59,12 @@ int pfo_enter_isa(PyObject *module);
 
 #define PFO_FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, name##_doc}
 
-/* bind_token.c, bind_pair.c, bind_linear.c, bind_loss.c, bind_misc.c: method tables, ended by a NULL row. */
+/* bind_token.c, bind_pair.c, bind_linear.c, bind_loss.c, bind_jax.c, bind_misc.c: method tables; NULL ends each. */
 extern PyMethodDef pfo_token_methods[];
 extern PyMethodDef pfo_pair_methods[];
 extern PyMethodDef pfo_linear_methods[];
 extern PyMethodDef pfo_misc_methods[];
 extern PyMethodDef pfo_loss_methods[];
+extern PyMethodDef pfo_jax_methods[];
 
 #endif

@@ -208,25 +208,39 @@ static void fill_view(PyObject *array, int32_t dtype, pfo_view *view)
     }
 }
 
-PyObject *pfo_new_leading(const pfo_view *like, int32_t trailing, int numpy_type, int32_t dtype, pfo_view *view)
+void pfo_name_size_error(const char *name)
+{
+    if (!PyErr_ExceptionMatches(PyExc_ValueError)) return; /* a MemoryError says how much was asked for */
+    PyErr_Clear();
+    PyErr_Format(PyExc_ValueError, "%s: too large, the bytes of the results overflow 64 bits", name);
+}
+
+PyObject *pfo_new_leading(const pfo_view *like, const char *name, int32_t trailing, int numpy_type, int32_t dtype,
+                          pfo_view *view)
 {
     npy_intp shape[PFO_MAX_NDIM];
     const int32_t axes = like->ndim - trailing;
     for (int32_t axis = 0; axis < axes; axis++) shape[axis] = (npy_intp)like->shape[axis];
     PyObject *array = PyArray_SimpleNew(axes, shape, numpy_type);
-    if (array) fill_view(array, dtype, view);
+    if (array)
+        fill_view(array, dtype, view);
+    else
+        pfo_name_size_error(name);
     return array;
 }
 
-PyObject *pfo_new_like(const pfo_bound *like, pfo_view *view)
+PyObject *pfo_new_like(const pfo_bound *like, const char *name, pfo_view *view)
 {
     PyObject *array;
     if (like->array) {
         array = PyArray_NewLikeArray((PyArrayObject *)like->array, NPY_CORDER, NULL, 0);
-        if (array) fill_view(array, like->view.dtype, view);
+        if (array)
+            fill_view(array, like->view.dtype, view);
+        else
+            pfo_name_size_error(name);
         return array;
     }
     static const int numpy_types[] = {
         [PFO_F16] = NPY_HALF, [PFO_BF16] = NPY_UINT16, [PFO_F32] = NPY_FLOAT, [PFO_F64] = NPY_DOUBLE};
-    return pfo_new_leading(&like->view, 0, numpy_types[like->view.dtype], like->view.dtype, view);
+    return pfo_new_leading(&like->view, name, 0, numpy_types[like->view.dtype], like->view.dtype, view);
 }

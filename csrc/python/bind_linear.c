@@ -35,12 +35,22 @@ static int take_optional_bytes(PyObject *object, const char *name, int64_t *valu
     return -1;
 }
 
+/* dtype says what uint16 arrays hold; arrays of other dtypes, which may be mixed, say it themselves. */
+static int check_dtype_word(PyObject *dtype)
+{
+    if (dtype == Py_None || (PyUnicode_Check(dtype) && PyUnicode_CompareWithASCIIString(dtype, "bfloat16") == 0))
+        return 0;
+    PyErr_Format(PyUnicode_Check(dtype) ? PyExc_ValueError : PyExc_TypeError,
+                 "dtype: expected \"bfloat16\" or None, got %R", dtype);
+    return -1;
+}
+
 /* Binds the first INPUT_ARGUMENTS arguments; returns how many arrays were bound, and raises if not all were. */
 static int bind_inputs(PyObject *const *arguments, pfo_linear_inputs *in, pfo_bound bound[INPUT_ARRAYS])
 {
     static const char *const names[INPUT_ARRAYS] = {"hidden", "weight", "labels", "bias", "lora_a", "lora_b"};
     pfo_view *views[INPUT_ARRAYS] = {&in->hidden, &in->weight, &in->labels, &in->bias, &in->lora_a, &in->lora_b};
-    if (pfo_take_int64(arguments[7], "ignore_index", &in->ignore_index) < 0 ||
+    if (check_dtype_word(arguments[6]) < 0 || pfo_take_int64(arguments[7], "ignore_index", &in->ignore_index) < 0 ||
         pfo_take_double(arguments[8], "logit_scale", &in->logit_scale) < 0 ||
         take_optional_double(arguments[9], "softcap", &in->softcap) < 0 ||
         pfo_take_double(arguments[10], "temperature", &in->temperature) < 0 ||
@@ -50,9 +60,7 @@ static int bind_inputs(PyObject *const *arguments, pfo_linear_inputs *in, pfo_bo
         return 0;
     for (int k = 0; k < INPUT_ARRAYS; k++) {
         if (pfo_bind(arguments[k], names[k], k > 2, NULL, &bound[k]) < 0) return k;
-        /* dtype says what uint16 arrays hold; the others say it themselves. */
-        if (k != 2 && bound[k].view.dtype == PFO_U16 && arguments[6] != Py_None &&
-            pfo_apply_dtype(arguments[6], names[k], &bound[k]) < 0)
+        if (k != 2 && bound[k].view.dtype == PFO_U16 && pfo_apply_dtype(arguments[6], names[k], &bound[k]) < 0)
             return k + 1;
         pfo_copy_view(views[k], &bound[k].view);
     }
@@ -65,7 +73,7 @@ static PyObject *new_array(int32_t ndim, const int64_t *shape, int numpy_type, i
     pfo_view like;
     like.ndim = ndim;
     memcpy(like.shape, shape, (size_t)ndim * sizeof shape[0]);
-    PyObject *array = pfo_new_leading(&like, 0, numpy_type, dtype, view);
+    PyObject *array = pfo_new_leading(&like, "labels", 0, numpy_type, dtype, view);
     if (array && PyArray_NBYTES((PyArrayObject *)array) >= HUGE_BYTES)
         pfo_advise_huge_pages(view->data, PyArray_NBYTES((PyArrayObject *)array));
     return array;
@@ -303,7 +311,7 @@ static PyObject *row_states_finish(PyObject *module, PyObject *const *arguments,
     for (int k = 0; k < STAT_COUNT; k++) {
         const int is_double = wide || (k == 1 && lse_double);
         const int type = k == 3 ? NPY_BOOL : is_double ? NPY_DOUBLE : NPY_FLOAT;
-        outputs[k] = pfo_new_leading(&args.labels, 0, type,
+        outputs[k] = pfo_new_leading(&args.labels, "labels", 0, type,
                                      k == 3      ? PFO_BOOL
                                      : is_double ? PFO_F64
                                                  : PFO_F32,

@@ -169,6 +169,7 @@ fail:
     Py_XDECREF(losses);
     Py_XDECREF(rewards);
     Py_XDECREF(grads);
+    if (arrays->input_count > 0) pfo_name_size_error(arrays->inputs[0].name);
     return NULL;
 }
 
@@ -204,7 +205,8 @@ static PyObject *loss(PyObject *module, PyObject *const *args, Py_ssize_t count)
         PyErr_SetString(PyExc_TypeError, "loss: expected (name, inputs, params, grad_losses, wants_grads)");
         return NULL;
     }
-    const pfo_loss_row *row = pfo_loss_find(PyUnicode_AsUTF8(args[0]));
+    const char *name = PyUnicode_AsUTF8(args[0]);
+    const pfo_loss_row *row = name ? pfo_loss_find(name) : NULL;
     if (!row) return PyErr_Format(PyExc_ValueError, "name: no loss is called %R", args[0]);
     int wants_grads = PyObject_IsTrue(args[4]);
     if (wants_grads < 0) return NULL;

@@ -57,8 +57,12 @@ static PyObject *check_isa(PyObject *module, PyObject *argument)
     (void)module;
     if (!PyUnicode_Check(argument))
         return PyErr_Format(PyExc_TypeError, "isa: expected a str, got %s", Py_TYPE(argument)->tp_name);
-    const char *name = PyUnicode_AsUTF8(argument);
-    if (!name) return NULL;
+    Py_ssize_t size;
+    const char *name = PyUnicode_AsUTF8AndSize(argument, &size);
+    if (!name || strlen(name) != (size_t)size) { /* surrogates; a NUL inside */
+        PyErr_Clear();
+        return PyErr_Format(PyExc_ValueError, "isa: expected the name of an instruction set, got %R", argument);
+    }
     pfo_error error;
     pfo_status status = pfo_set_isa(name, &error);
     if (status != PFO_OK) return pfo_raise(status, &error);
@@ -79,7 +83,7 @@ static PyObject *vmath(PyObject *module, PyObject *argument, vmath_function func
     if (in.view.dtype != dtype)
         PyErr_Format(PyExc_TypeError, "x: expected %s, got %s", pfo_dtype_name(dtype), pfo_dtype_name(in.view.dtype));
     else
-        out = pfo_new_like(&in, &view);
+        out = pfo_new_like(&in, "x", &view);
     if (out) {
         Py_BEGIN_ALLOW_THREADS;
         status = function(&in.view, &view, &error);

@@ -24,7 +24,8 @@ static int make_results(const int wanted[STAT_COUNT], const pfo_view *logits, in
     for (int k = 0; k < STAT_COUNT; k++) {
         if (!wanted[k]) continue;
         const int wide = logits->dtype == PFO_F64 || (lse_double && (k == 2 || k == 3));
-        results[k] = pfo_new_leading(logits, 1, wide ? NPY_DOUBLE : NPY_FLOAT, wide ? PFO_F64 : PFO_F32, views[k]);
+        results[k] = pfo_new_leading(logits, "policy_logits", 1, wide ? NPY_DOUBLE : NPY_FLOAT,
+                                     wide ? PFO_F64 : PFO_F32, views[k]);
         if (!results[k]) return -1;
     }
     return 0;
@@ -139,7 +140,7 @@ static PyObject *pair_token_stats_grad(PyObject *module, PyObject *const *argume
                      pfo_dtype_name(args.policy_logits.dtype));
         goto done;
     } else {
-        out = pfo_new_like(&bound[0], &args.out);
+        out = pfo_new_like(&bound[0], "policy_logits", &args.out);
         if (!out) goto done;
     }
     pfo_error error;

@@ -63,7 +63,7 @@ static int make_results(const int wanted[STAT_COUNT], const pfo_view *logits, in
         if (!wanted[k]) continue;
         int type = k == CORRECT ? NPY_BOOL : wide || (k == LSE && lse_double) ? NPY_DOUBLE : NPY_FLOAT;
         int32_t dtype = k == CORRECT ? PFO_BOOL : type == NPY_DOUBLE ? PFO_F64 : PFO_F32;
-        results[k] = pfo_new_leading(logits, 1, type, dtype, views[k]);
+        results[k] = pfo_new_leading(logits, "logits", 1, type, dtype, views[k]);
         if (!results[k]) return -1;
     }
     return 0;
@@ -176,7 +176,7 @@ static PyObject *token_logps_grad(PyObject *module, PyObject *const *arguments, 
                          pfo_dtype_name(args.logits.dtype));
             goto fail;
         }
-        out = pfo_new_like(&bound[0], &args.out);
+        out = pfo_new_like(&bound[0], "logits", &args.out);
         if (!out) goto fail;
     }
     pfo_error error;
@@ -239,7 +239,8 @@ static PyObject *sequence_logps(PyObject *module, PyObject *const *arguments, Py
     if (taken < 0) return NULL;
     pfo_view like = pfo_view_1d(NULL, PFO_F32, sequence_count(&args));
     const int wide = args.logps.dtype == PFO_F64;
-    PyObject *out = pfo_new_leading(&like, 0, wide ? NPY_DOUBLE : NPY_FLOAT, wide ? PFO_F64 : PFO_F32, &args.out);
+    PyObject *out =
+        pfo_new_leading(&like, "logps", 0, wide ? NPY_DOUBLE : NPY_FLOAT, wide ? PFO_F64 : PFO_F32, &args.out);
     if (out) {
         pfo_error error;
         pfo_status status;

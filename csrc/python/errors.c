@@ -21,13 +21,20 @@ PyObject *pfo_raise(pfo_status status, const pfo_error *error)
     return NULL;
 }
 
+/* A Python int (no bool) or a NumPy integer; NumPy counts a timedelta64, which has a unit, among its integers. */
+static int is_integer(PyObject *object)
+{
+    if (PyLong_Check(object)) return !PyBool_Check(object);
+    return PyArray_IsScalar(object, Integer) && !PyArray_IsScalar(object, Timedelta);
+}
+
 int pfo_take_double(PyObject *object, const char *name, double *value)
 {
     if (PyFloat_CheckExact(object)) {
         *value = PyFloat_AS_DOUBLE(object);
         return 0;
     }
-    if (PyBool_Check(object) || !(PyFloat_Check(object) || PyLong_Check(object) || PyArray_IsScalar(object, Number))) {
+    if (!PyFloat_Check(object) && !PyArray_IsScalar(object, Floating) && !is_integer(object)) {
         PyErr_Format(PyExc_TypeError, "%s: expected a number, got %s", name, Py_TYPE(object)->tp_name);
         return -1;
     }
@@ -42,7 +49,7 @@ int pfo_take_double(PyObject *object, const char *name, double *value)
 
 int pfo_take_int64(PyObject *object, const char *name, int64_t *value)
 {
-    if (PyBool_Check(object) || !(PyLong_Check(object) || PyArray_IsScalar(object, Integer))) {
+    if (!is_integer(object)) {
         PyErr_Format(PyExc_TypeError, "%s: expected an int, got %s", name, Py_TYPE(object)->tp_name);
         return -1;
     }

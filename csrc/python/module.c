@@ -28,8 +28,8 @@ static int execute(PyObject *module)
     if (PyArray_ImportNumPyAPI() < 0) return -1;
     state->isa = PyContextVar_New("prefopt_isa", NULL);
     if (!state->isa || PyModule_AddObjectRef(module, "isa_context", state->isa) < 0) return -1;
-    PyMethodDef *const tables[] = {pfo_token_methods, pfo_pair_methods, pfo_linear_methods, pfo_misc_methods,
-                                   pfo_loss_methods};
+    PyMethodDef *const tables[] = {pfo_token_methods, pfo_pair_methods, pfo_linear_methods,
+                                   pfo_misc_methods,  pfo_loss_methods, pfo_jax_methods};
     for (size_t k = 0; k < sizeof tables / sizeof tables[0]; k++)
         if (PyModule_AddFunctions(module, tables[k]) < 0) return -1;
     return PyModule_AddStringConstant(module, "__version__", PFO_VERSION);

@@ -19,7 +19,7 @@
  * Worst error over all float inputs, against float64: 5.60 ulp for float exp wherever the true value is at least 2^-125
  * (2.56 ulp for |x| <= 16); below that the result lies between 0 and about the true value (5 units of 2^-149).  From
  * 88.7228394 on it is +inf, as it should be.  Double exp 0.90 ulp and log 0.84 ulp (pfo_log_f64), worst of 4 million
- * samples each. benchmarks/vmath.py sweeps, tests/test_vmath.py holds the bounds. */
+ * samples each.  tests/test_vmath.py holds the bounds; its nightly case takes every float. */
 
 #define PFO_EXP_F32_LOW (-87.34f) /* 8 k + j = -1008: factor 0 */
 #define PFO_EXP_F32_HIGH 89.0f    /* 2 * polynomial * 2^127 overflows as it should */

@@ -15,6 +15,7 @@ gradients are sum_i g_i d losses_i / d symbol.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -201,9 +202,13 @@ def _evaluate(
             if divisors is not None:
                 rewards = tuple(r / d for r, d in zip(rewards, divisors, strict=False))
         grads = {symbols[symbol][0]: grad for symbol, grad in terms.grads.items()}
-        return Terms(
-            weight * terms.losses, {k: v for k, v in grads.items() if k in arrays}, rewards
-        )
+        grads = {key: grad for key, grad in grads.items() if key in arrays}
+        losses = weight * terms.losses
+        if known is not None and math.isfinite(known.loss_limit):
+            beyond = np.abs(losses) > known.loss_limit
+            losses = np.clip(losses, -known.loss_limit, known.loss_limit)
+            grads = {key: np.where(beyond, 0.0, grad) for key, grad in grads.items()}
+        return Terms(losses, grads, rewards)
 
 
 def _by_symbol(symbols: dict[str, tuple[str, ...]], arrays: dict[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,13 @@ import argparse
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+
+from prefopt._doctor import chosen_isa, usable_cpus
 
 from .atomic import write_json, write_text
 from .bpe import Bpe, load_merges
@@ -45,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         "--preset",
         choices=tuple(PRESETS),
         default="quick",
-        help="quick: about a minute on 2 cores; full: about 20 minutes, a larger model, more sizes "
+        help="quick: about a minute on 2 cores; full: about half an hour, a larger model, more sizes "
         "and seeds (default: %(default)s)",
     )
     methods = ",".join(METHODS)
@@ -170,6 +174,9 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 def _run(options: argparse.Namespace) -> int:
     began = time.perf_counter()
+    problem = chosen_isa()[1]
+    if problem is not None:
+        raise StudyError(problem)
     plan = plan_of(options)
     data = load_user_file(options.data, options.skip_bad_rows) if options.data else load_shipped()
     _make_folder(options.out / "cache")
@@ -188,9 +195,10 @@ def _run(options: argparse.Namespace) -> int:
         folder / "config.json",
         {"training": asdict(training), "data": data.name, "digest": data.digest()},
     )
-    jobs = options.jobs or min(MOST_JOBS, _usable_cpus())
+    jobs = options.jobs or min(MOST_JOBS, usable_cpus())
     answer_tokens = (train.chosen.tokens + train.rejected.tokens) / (2 * len(train))
-    tasks = tasks_of(plan, folder, base_text(encoded, 1).tokens, answer_tokens)
+    base_tokens = base_text(encoded, 1, training.base_text_tokens).tokens
+    tasks = tasks_of(plan, folder, base_tokens, answer_tokens)
     progress = progress_for()
     try:
         resumed = run_tasks(tasks, folder, token_file, training, jobs, progress)
@@ -229,15 +237,11 @@ def _tokens(cache: Path, data: StudyData) -> tuple[Path, Encoded]:
     """The encoded data, from the cache where it is there."""
     path = cache / f"tokens-{encoded_digest(data, MERGES_FILE)}.npz"
     if path.exists():
-        return path, load_encoded(path)
+        with suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):  # made again
+            return path, load_encoded(path)
     encoded = encode(Bpe(load_merges(MERGES_FILE)), data)
     save_encoded(path, encoded)
     return path, encoded
-
-
-def _usable_cpus() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else (os.cpu_count() or 1)
 
 
 def _print_end(study: Study, out: Path, pngs: list[str] | None) -> None:

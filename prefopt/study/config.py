@@ -32,12 +32,14 @@ class Training:
     """Everything that decides the bytes of a cell besides data, method, scenario, size and seed."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    answer_tokens: int = 48  # answers of the pairs are cut to this many tokens
-    text_tokens: int = 256  # held-out texts of the language-model table are cut to this many
+    answer_tokens: int = 32  # answers of the pairs are cut to this many tokens
+    text_tokens: int = 128  # held-out texts of the language-model table are cut to this many
+    base_text_tokens: int | None = 128  # texts that the base model learns from; None: whole
     base_epochs: int = 1
     tune_epochs: int = 1  # SFT and instruction tuning
-    text_batch_tokens: int = 1024
-    base_learning_rate: float = 4e-3
+    base_batch_tokens: int = 256
+    tune_batch_tokens: int = 1024
+    base_learning_rate: float = 8e-3
     tune_learning_rate: float = 1e-3
     align_epochs: int = 1
     align_batch_pairs: int = 16
@@ -57,11 +59,15 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset(Training(), sizes=(64, 256), seeds=(0, 1)),
+    "quick": Preset(Training(), sizes=(32, 128), seeds=(0, 1)),
     "full": Preset(
         Training(
             model=ModelConfig(context=8, hidden=192, inner=256),
             answer_tokens=128,
+            text_tokens=256,
+            base_text_tokens=None,
+            base_batch_tokens=1024,
+            base_learning_rate=4e-3,
             base_epochs=3,
             tune_epochs=2,
             align_epochs=1,

@@ -76,14 +76,15 @@ def sample_pair(side: EncodedSide, pairs: PairTokens) -> int:
     return int(short[0]) if len(short) else int(lengths.argmin())
 
 
-def base_text(encoded: Encoded, context: int) -> Sequences:
-    """The text of the train split, unlabelled."""
+def base_text(encoded: Encoded, context: int, text_tokens: int | None) -> Sequences:
+    """The text of the train split, unlabelled; each text cut to `text_tokens` (None: whole)."""
     side = encoded.train
     nothing = np.zeros(0, np.int32)
     texts = [
-        (nothing, np.concatenate([p, c])) for p, c in zip(side.prompts, side.chosen, strict=True)
+        (nothing, np.concatenate([p, c])[:text_tokens])
+        for p, c in zip(side.prompts, side.chosen, strict=True)
     ]
-    texts += list(zip(side.prompts, side.rejected, strict=True))
+    texts += [(p, r[:text_tokens]) for p, r in zip(side.prompts, side.rejected, strict=True)]
     return _pieces(texts, context)
 
 

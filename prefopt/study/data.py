@@ -201,21 +201,26 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            yield number, json.loads(line)
-        except json.JSONDecodeError as error:
-            where = f"{path}, row {number}: not JSON ({error.msg}, column {error.colno})"
-            hint = "; expected a JSON list or one JSON object a line" if number == 1 else ""
-            raise StudyError(where + hint) from None
+        hint = "; expected a JSON list or one JSON object a line" if number == 1 else ""
+        yield number, _decoded(line, f"{path}, row {number}", hint)
+
+
+def _decoded(text: str, where: str, hint: str = "") -> Any:
+    """One JSON value; StudyError for whatever the decoder cannot make one of."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in text else ""
+        reason = f"{error.msg}, {line}column {error.colno}"
+    except RecursionError:
+        reason = "nested too deeply"
+    except ValueError:  # Python's limit on the digits of an int
+        reason = "a number of too many digits"
+    raise StudyError(f"{where}: not JSON ({reason}){hint}")
 
 
 def _json_list(path: Path, text: str) -> list[Any]:
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise StudyError(
-            f"{path}: not JSON ({error.msg}, line {error.lineno}, column {error.colno})"
-        ) from None
+    rows = _decoded(text, str(path))
     if not isinstance(rows, list) or not rows:
         raise StudyError(f"{path}: expected a list of rows, got an empty list")
     return rows

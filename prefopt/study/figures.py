@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from .config import SCENARIO_TITLES
-from .methods import TITLES
+from .methods import TITLES, start_loss
 from .results import Study
 from .stats import CHANCE
 
@@ -63,6 +63,11 @@ class Figure:
     caption: str
     panels: list[Panel]
 
+    @property
+    def rule_labels(self) -> dict[str, int]:
+        """Labels of the reference lines of all panels, each with its number within its panel."""
+        return {rule.label: i for panel in self.panels for i, rule in enumerate(panel.rules)}
+
 
 def figures(study: Study) -> list[Figure]:
     """All figures of a study."""
@@ -77,9 +82,10 @@ def figures(study: Study) -> list[Figure]:
 def accuracy_figure(study: Study, which: Literal["reward", "logp"]) -> Figure:
     """Held-out accuracy against the number of training pairs, a panel per scenario."""
     plan = study.plan
-    low, high = 1.0, 0.0
+    low, high = 100.0, 0.0
     panels = []
-    rules = [Rule("chance", CHANCE), Rule("longer answer wins", study.data["longer_wins"]["value"])]
+    longer = 100 * study.data["longer_wins"]["value"]
+    rules = [Rule("chance", 100 * CHANCE), Rule("longer answer wins", longer)]
     for scenario in plan.scenarios:
         series = []
         for order, method in enumerate(plan.methods):
@@ -93,27 +99,27 @@ def accuracy_figure(study: Study, which: Literal["reward", "logp"]) -> Figure:
                     TITLES[method],
                     COLOURS[method],
                     [size * shift for size in plan.sizes],
-                    [interval.value for interval in intervals],
-                    [interval.low for interval in intervals],
-                    [interval.high for interval in intervals],
+                    [100 * interval.value for interval in intervals],
+                    [100 * interval.low for interval in intervals],
+                    [100 * interval.high for interval in intervals],
                     MARKERS[method],  # type: ignore[arg-type]
                 )
             )
-            low = min(low, *(interval.low for interval in intervals))
-            high = max(high, *(interval.high for interval in intervals))
+            low = min(low, *(100 * interval.low for interval in intervals))
+            high = max(high, *(100 * interval.high for interval in intervals))
         ticks = [(float(size), str(size)) for size in plan.sizes]
         panels.append(
             Panel(
                 SCENARIO_TITLES[scenario],
                 series,
                 "training pairs",
-                "held-out accuracy",
+                "held-out accuracy, %",
                 x_log=True,
                 ticks=ticks,
                 rules=rules,
             )
         )
-    shared = (min(low, 0.45) - 0.01, max(high, 0.6) + 0.01)
+    shared = (min(low, 45) - 1, max(high, 60) + 1)
     panels = [Panel(**(vars(panel) | {"y_range": shared})) for panel in panels]
     names = {
         "reward": (
@@ -169,10 +175,13 @@ def curve_figure(study: Study) -> Figure:
         for scenario in plan.scenarios:
             x, y = _thin(study.summary(scenario, method, size).loss)
             series.append(Series(SCENARIO_TITLES[scenario][3:], SCENARIO_COLOURS[scenario], x, y))
-        panels.append(Panel(TITLES[method], series, "step", "loss"))
+        at_start = start_loss(method, plan.training.beta)
+        rules = [] if at_start is None else [Rule("loss of the start model", at_start)]
+        panels.append(Panel(TITLES[method], series, "step", "loss", rules=rules))
     caption = (
-        f"Training loss over {size} pairs, mean of the seeds; every loss has its own scale. "
-        "A batch is measured before it is learnt from, so neighbouring points are other pairs."
+        f"Training loss over {size} pairs, mean of the seeds; every loss has its own scale. A batch is "
+        "measured before it is learnt from: above the dashed line are pairs on which what was learnt "
+        "from others did harm. CPO's start depends on the data."
     )
     return Figure("training_curves", caption, panels)
 

@@ -42,6 +42,7 @@ _ROLE_OF = {
     "function": "user",
     "function_call": "assistant",
 }
+_SURROGATE = re.compile("[\ud800-\udfff]")  # a JSON escape can leave one; UTF-8 has none
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -82,6 +83,10 @@ def pair_from_row(row: Any, source: str = "") -> Pair:
     for name, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         if not answer:
             raise RowError(f"the {name} answer is empty")
+    texts = {"prompt": "".join(text for _, text in prompt), "chosen": chosen, "rejected": rejected}
+    for name, text in texts.items():
+        if _SURROGATE.search(text):
+            raise RowError(f"{name} holds half of a surrogate pair, which is no text")
     if pair.chosen == pair.rejected:
         raise RowError("chosen and rejected are equal")
     return pair
@@ -144,7 +149,7 @@ def turns_of(value: Any, name: str) -> list[Turn]:
                 f"{name}[{position}]: expected a message object, got {type(message).__name__}"
             )
         role = message.get("role", message.get("from"))
-        if role not in _ROLE_OF:
+        if not isinstance(role, str) or role not in _ROLE_OF:
             raise RowError(f"{name}[{position}]: unknown role {role!r}")
         turns.append((_ROLE_OF[role], _message_text(message, f"{name}[{position}]")))
     return turns

@@ -81,6 +81,11 @@ def pair_step(method: str, batch: PairBatch, beta: float, cpo_alpha: float) -> P
     return PairStep(float(result.losses.mean()), grad_chosen, grads["policy_rejected_logps"])
 
 
+def start_loss(method: str, beta: float) -> float | None:
+    """The loss where the policy is its reference, whatever the data; None without a reference."""
+    return {"dpo": float(np.log(2)), "ipo": 1 / (2 * beta) ** 2, "kto": 0.5}.get(method)
+
+
 def kto_step(
     policy: Floats,
     ref: Floats,

@@ -26,6 +26,7 @@ from .atomic import replace_file, write_json
 from .bpe import Bpe, load_merges
 from .config import Cell, Training
 from .data import MERGES_FILE
+from .errors import StudyError
 from .model import WindowModel
 from .ngram import NgramModel, triples_of
 from .score import PairScores, PairSums, kl_from_start, pair_sums, sample, score_pairs
@@ -63,7 +64,7 @@ class Workbench:
     def make_base(self, seed: int, report: Report) -> None:
         """The pretrained model, from random weights."""
         training = self.training
-        text = corpus.base_text(self.encoded, training.model.context)
+        text = corpus.base_text(self.encoded, training.model.context, training.base_text_tokens)
         unigram = NgramModel(triples_of(text), training.model.vocab).unigram()
         model = WindowModel.initial(training.model, seed, unigram.astype(np.float32))
         began = time.perf_counter()
@@ -72,7 +73,7 @@ class Workbench:
             text,
             learning_rate=training.base_learning_rate,
             epochs=training.base_epochs,
-            batch_tokens=training.text_batch_tokens,
+            batch_tokens=training.base_batch_tokens,
             seed=seed,
             progress=report,
         )
@@ -89,7 +90,7 @@ class Workbench:
             corpus.answers(side, training.model.context, training.answer_tokens),
             learning_rate=training.tune_learning_rate,
             epochs=training.tune_epochs,
-            batch_tokens=training.text_batch_tokens,
+            batch_tokens=training.tune_batch_tokens,
             seed=seed,
             progress=report,
         )
@@ -195,7 +196,7 @@ def _as_json(scores: PairScores) -> dict[str, Any]:
 def text_baselines(bench: Workbench) -> dict[str, Any]:
     """NLL of the n-gram baselines on the text that the start models are scored on, nats a token."""
     training = bench.training
-    text = corpus.base_text(bench.encoded, training.model.context)
+    text = corpus.base_text(bench.encoded, training.model.context, training.base_text_tokens)
     heldout = corpus.heldout_text(bench.encoded, training.model.context, training.text_tokens)
     ngrams = NgramModel(triples_of(text), training.model.vocab)
     triples = triples_of(heldout)
@@ -209,6 +210,11 @@ def text_baselines(bench: Workbench) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object that write_json wrote."""
-    value = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StudyError(
+            f"{path}: damaged ({error}); delete it and its task is done again"
+        ) from None
     assert isinstance(value, dict)
     return value

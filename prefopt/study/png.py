@@ -29,8 +29,17 @@ def write_pngs(figures: list[Figure], folder: Path) -> list[str] | None:
         axes = np.atleast_1d(canvas.subplots(1, len(figure.panels)))
         for axis, panel in zip(axes, figure.panels, strict=True):
             _draw(axis, panel)
-        handles, labels = axes[0].get_legend_handles_labels()
-        canvas.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        named: dict[str, Any] = {}  # label to handle, of all panels: each once
+        for axis in axes:
+            handles, labels = axis.get_legend_handles_labels()
+            named |= dict(zip(labels, handles, strict=True))
+        canvas.legend(
+            list(named.values()),
+            list(named),
+            loc="outside lower center",
+            ncols=len(named),
+            frameon=False,
+        )
         name = f"{figure.name}.png"
         # no software or date in the file: the same numbers give the same picture
         replace_file(

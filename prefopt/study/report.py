@@ -122,9 +122,8 @@ def _lead(study: Study) -> str:
         f"aligned on {data['train_pairs']} real preference pairs ({escape(data['name'])}) and "
         f"scored on "
         f"{data['heldout_pairs']} pairs with other prompts. The paper's models have 7 billion "
-        f"parameters and were "
-        "scored on benchmarks; the methods and the comparison are its, the numbers are not "
-        "comparable with its."
+        "parameters and were scored on benchmarks: methods and comparison are the paper's, the "
+        "numbers cannot be set beside the paper's."
     )
 
 
@@ -196,14 +195,14 @@ def run_facts(study: Study) -> dict[str, str]:
         "Instruction tuning": f"{data['instruct_dialogues']} desirable dialogues of kto_en_demo",
         "Answers": f"cut to {training.answer_tokens} tokens; {data['heldout_scored']} held-out "
         f"pairs differ after that",
-        "Alignment": f"Adam, {training.align_epochs} epoch(s), batches of "
+        "Alignment": f"Adam, {_epochs(training.align_epochs)}, batches of "
         f"{training.align_batch_pairs} pairs, peak "
         f"learning rate {training.align_learning_rate:g}, linear schedule, 10 % warm-up; the same "
         f"for all methods",
         "Losses": f"beta {training.beta:g}; DPO sigmoid; IPO on sums; KTO on unpaired labels, KL "
         f"from mismatched "
         f"pairs; CPO without reference, NLL weight {training.cpo_alpha:g}",
-        "Start models": f"{training.base_epochs} epoch(s) of text, then {training.tune_epochs} of "
+        "Start models": f"{_epochs(training.base_epochs)} of text, then {training.tune_epochs} of "
         f"SFT or instruction "
         "tuning, once per seed",
         "Wall time": f"{timing['wall_seconds']:.0f} s with {timing['jobs']} workers of one thread "
@@ -219,6 +218,10 @@ def run_facts(study: Study) -> dict[str, str]:
         "Versions": ", ".join(f"{name} {value}" for name, value in study.versions.items()),
         "Configuration": study.fingerprint,
     }
+
+
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"
 
 
 def _cells_text(plan: Plan) -> str:

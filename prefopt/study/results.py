@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import platform
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import prefopt
+from prefopt._doctor import usable_cpus
 
 from .config import Cell, Plan
 from .data import StudyData
@@ -240,8 +239,7 @@ def versions() -> dict[str, str]:
         "blas": _blas(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cpus": str(_cpus()),
-        "executable": Path(sys.executable).name,
+        "cpus": str(usable_cpus()),
     }
 
 
@@ -251,11 +249,9 @@ def _isa() -> str:
 
 
 def _blas() -> str:
-    config: Any = np.show_config(mode="dicts")
+    try:
+        config: Any = np.show_config(mode="dicts")
+    except TypeError:  # NumPy 1.24 prints it only
+        return "unknown"
     blas = config.get("Build Dependencies", {}).get("blas", {})
     return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()
-
-
-def _cpus() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else (os.cpu_count() or 1)

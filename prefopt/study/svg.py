@@ -44,11 +44,11 @@ def figure_svg(figure: Figure) -> str:
     """A <figure> element: the panels (they wrap on a narrow page), one legend, the caption."""
     panels = "".join(f'<div class="panel">{panel_svg(panel)}</div>' for panel in figure.panels)
     keys = "".join(_key(series) for series in figure.panels[0].series)
-    for number, rule in enumerate(figure.panels[0].rules):
-        if rule.label:
-            dash = "5 4" if number == 0 else "2 3"
+    for label, number in figure.rule_labels.items():
+        dash = "5 4" if number == 0 else "2 3"
+        if label:
             line = f'<line x1="0" y1="7" x2="26" y2="7" stroke="{GREY}" stroke-dasharray="{dash}"/>'
-            keys += f'<span><svg width="26" height="14">{line}</svg> {escape(rule.label)}</span>'
+            keys += f'<span><svg width="26" height="14">{line}</svg> {escape(label)}</span>'
     return (
         f'<figure><div class="panels">{panels}</div><div class="legend">{keys}</div>'
         f"<figcaption>{escape(figure.caption)}</figcaption></figure>"

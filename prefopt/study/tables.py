@@ -7,7 +7,7 @@ from html import escape
 from .config import SCENARIO_TITLES, START_TITLES
 from .methods import TITLES
 from .results import Study, Summary
-from .stats import Interval
+from .stats import CHANCE, Interval
 
 
 def table(head: list[str], rows: list[list[str]], blocks: dict[int, str] | None = None) -> str:
@@ -55,8 +55,8 @@ def main_table(study: Study, size: int) -> str:
         "KL from start",
         "Chosen NLL",
     ]
-    rows: list[list[str]] = []
-    blocks = {}
+    rows = _baseline_rows(study, len(head))
+    blocks = {0: "Baselines"}
     for scenario in study.plan.scenarios:
         blocks[len(rows)] = SCENARIO_TITLES[scenario]
         rows.append(_start_row(study, scenario))
@@ -64,6 +64,16 @@ def main_table(study: Study, size: int) -> str:
             _method_row(study.summary(scenario, method, size)) for method in study.plan.methods
         ]
     return table(head, rows, blocks)
+
+
+def _baseline_rows(study: Study, columns: int) -> list[list[str]]:
+    """What both accuracies are to be compared with: rules that look at no model."""
+    longer = study.data["longer_wins"]
+    values = {
+        "Chance": share(CHANCE),
+        "Longer answer wins": interval(Interval(longer["value"], longer["low"], longer["high"])),
+    }
+    return [[name, text, text, *["\N{EN DASH}"] * (columns - 3)] for name, text in values.items()]
 
 
 def _start_row(study: Study, scenario: str) -> list[str]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import prefopt
 
+from .errors import Diverged
 from .methods import PairBatch, kto_step, mismatch, pair_step
 from .model import WindowModel
 from .optim import Adam, schedule
@@ -138,8 +139,9 @@ def fit_text(
         )
         assert result.grads is not None
         grad = forward.backward(result.grads["policy_logps"])
-        adam.step(grad, schedule(step, len(batches), learning_rate))
-        curve.loss.append(float(result.losses.mean()))
+        loss = float(result.losses.mean())
+        _update(adam, grad, schedule(step, len(batches), learning_rate), loss)
+        curve.loss.append(loss)
         progress((step + 1) / len(batches))
     return curve
 
@@ -168,11 +170,20 @@ def align(
             loss, margin, grad = _kto_batch(model, start, examples, indices, settings)
         else:
             loss, margin, grad = _pair_batch(model, pairs, indices, settings)
-        adam.step(grad, schedule(step, len(batches), settings.learning_rate))
+        _update(adam, grad, schedule(step, len(batches), settings.learning_rate), loss)
         curve.loss.append(loss)
         curve.margin.append(margin)
         progress((step + 1) / len(batches))
     return curve
+
+
+def _update(adam: Adam, grad: Floats, learning_rate: float, loss: float) -> None:
+    """One step of Adam; Diverged where loss or gradient is not finite (a beta far from 0.1, say)."""
+    norm = adam.step(grad, learning_rate)
+    if not (np.isfinite(loss) and np.isfinite(norm)):
+        raise Diverged(
+            f"training diverged at step {adam.steps}: loss {loss:g}, norm of its gradient {norm:g}"
+        )
 
 
 def _pair_batch(

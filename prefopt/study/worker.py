@@ -10,6 +10,7 @@ BLAS thread means that the bytes do not depend on the machine's load or core cou
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import traceback
@@ -18,6 +19,7 @@ from typing import Any
 
 from .atomic import write_json
 from .config import Cell, training_from_dict
+from .errors import Diverged
 from .phases import Workbench, text_baselines
 
 PROGRESS_SECONDS = 0.25
@@ -68,6 +70,11 @@ def main() -> int:
                 bench = Workbench(Path(message["folder"]), Path(message["token_file"]), training)
             else:
                 run_task(bench, message)
+        except BrokenPipeError:
+            raise
+        except Diverged as error:
+            send({"event": "error", "message": str(error)})
+            return 1
         except Exception as error:
             traceback.print_exc()
             send({"event": "error", "message": f"{type(error).__name__}: {error}"})
@@ -80,4 +87,4 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main())
     except (BrokenPipeError, KeyboardInterrupt):  # the parent is gone, or the user stopped the run
-        raise SystemExit(1) from None
+        os._exit(1)  # at once: the interpreter's own end would complain about the broken pipe

@@ -23,9 +23,11 @@ import torch
 from torch import Tensor
 
 from prefopt import _core
+from prefopt._loss_call import take_number
 
 HUGE_GRADIENT_BYTES = 64 << 20
 
+_LOGIT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _ORDINARY_TYPES = (Tensor, torch.nn.Parameter)
 _forced_plain = False
 _forced_operators = False
@@ -94,13 +96,51 @@ def wide_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
-def as_array(tensor: Tensor) -> npt.NDArray[Any]:
-    """The tensor's own memory as an array; bfloat16 as the uint16 of its bits."""
+def check_tensor(name: str, value: Any) -> None:
+    """Raise TypeError for what is no dense tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got {value.layout}")
+
+
+def check_logits(logits: Any, name: str = "logits") -> None:
+    """Raise TypeError or ValueError for what is no [..., vocab] of a dtype that kernels read."""
+    check_tensor(name, logits)
+    if logits.dtype not in _LOGIT_DTYPES:
+        raise TypeError(
+            f"{name}: expected float16, bfloat16, float32 or float64, got {logits.dtype}"
+        )
+    if logits.dim() == 0:
+        raise ValueError(f"{name}: expected [..., vocab], got a scalar")
+    if logits.shape[-1] == 0:
+        raise ValueError(f"{name}: expected a vocabulary of at least 1, got 0")
+
+
+def take_temperature(value: Any) -> float:
+    """The temperature as a float; TypeError or ValueError where it is none in range."""
+    if type(value) is not float and not isinstance(value, Tensor):
+        value = take_number("temperature", value)
+    if not 1e-30 <= value <= 1e30:
+        raise ValueError(f"temperature: expected a number from 1e-30 to 1e30, got {value}")
+    return float(value)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The tensor in a dtype that NumPy has: bfloat16 as the uint16 of its bits.
+
+    A view that only notes its sign, as the imaginary part of a conjugate does, is written out.
+    """
     if tensor.requires_grad:
         tensor = tensor.detach()
-    if tensor.dtype is torch.bfloat16:
-        return tensor.view(torch.uint16).numpy()
-    return tensor.numpy()
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
+    return tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor
+
+
+def as_array(tensor: Tensor) -> npt.NDArray[Any]:
+    """The tensor's own memory as an array; bfloat16 as the uint16 of its bits."""
+    return _bits(tensor).numpy()
 
 
 def optional_array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
@@ -114,10 +154,7 @@ def borrowed_array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
     """
     if tensor is None:
         return None
-    bits = tensor.detach()
-    array: npt.NDArray[Any] = np.from_dlpack(
-        bits.view(torch.uint16) if bits.dtype is torch.bfloat16 else bits
-    )
+    array: npt.NDArray[Any] = np.from_dlpack(_bits(tensor))
     return array
 
 
@@ -191,7 +228,7 @@ def refuse_double_backward(function: str) -> Any:
         raise NotImplementedError(
             f"prefopt.torch.{function} has no second derivative: "
             "its gradient cannot be differentiated again. "
-            "Use torch.log_softmax where you need one"
+            "Write the operation in plain torch where you need one"
         )
 
     return backward

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefopt._loss_call import FAMILIES, LIST, find, nearest
+from prefopt._loss_call import call_by_name
 from prefopt._loss_types import DefaultNumber
 
 from . import _loss_functions
@@ -165,20 +165,4 @@ def kto_kl(
 
 def loss(name: str, **inputs: Any) -> Any:
     """Any row of the list by name ("dpo.sigmoid"), with its inputs and parameters."""
-    if name not in LIST:
-        raise ValueError(f"name: no loss is called {name!r}; {nearest(str(name), LIST)}")
-    info = find(name)
-    known = [*(item.name for item in info.inputs), *(item.name for item in info.parameters)]
-    known += [] if info.kind == "procedure" else ["convention"]
-    for key in inputs:
-        if key not in known:
-            raise TypeError(f"{key}: {name} takes no such argument; {nearest(key, known)}")
-    if info.kind == "procedure":
-        numbers = {item.name for item in info.parameters}
-        arrays = {key: each for key, each in inputs.items() if key not in numbers}
-        return run_procedure(name, arrays, {k: inputs[k] for k in inputs if k in numbers})
-    if len(FAMILIES[info.family]) > 1:
-        inputs["loss_type"] = info.variant
-    for item in FAMILIES[info.family][0].inputs:  # what another variant needs is absent here
-        inputs.setdefault(item.name, None)
-    return getattr(_loss_functions, f"{info.family}_loss")(**inputs)
+    return call_by_name(name, inputs, _loss_functions, run_procedure)

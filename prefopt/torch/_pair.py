@@ -30,9 +30,10 @@ from ._bridge import (
     result_dtype,
     runs_directly,
     runs_plain,
+    take_temperature,
     wide_dtype,
 )
-from ._token import check_logits
+from ._token import check_logits_and_labels
 
 _FIRST_STAT = 4  # outputs are [policy_logps, ref_logps, policy_lse, ref_lse, *stats in order]
 
@@ -281,7 +282,7 @@ def pair_token_stats(
     Raises:
         TypeError, ValueError, NotImplementedError: as `token_logps`.
     """
-    policy = check_logits(policy_logits, labels, temperature, dtype, "policy_logits")
+    policy = check_logits_and_labels(policy_logits, labels, dtype, "policy_logits")
     if isinstance(ref_logits, Tensor) and (
         ref_logits.shape != policy.shape or ref_logits.dtype is not policy_logits.dtype
     ):
@@ -289,11 +290,12 @@ def pair_token_stats(
             f"ref_logits: expected shape {tuple(policy.shape)} and {policy_logits.dtype} like "
             f"policy_logits, got {tuple(ref_logits.shape)} and {ref_logits.dtype}"
         )
-    ref = check_logits(ref_logits, labels, temperature, dtype, "ref_logits")
+    ref = check_logits_and_labels(ref_logits, labels, dtype, "ref_logits")
+    temperature = take_temperature(temperature)
     if not 0.0 < perturbation < 1.0:
         raise ValueError(f"perturbation: expected a number in (0, 1), got {perturbation}")
     names = [name for name, flag in zip(PAIR_STATS, wanted_stats(stats), strict=True) if flag]
-    options = (ignore_index, float(temperature), float(perturbation), " ".join(names))
+    options = (ignore_index, temperature, float(perturbation), " ".join(names))
     results = _outputs(contiguous_rows(policy), contiguous_rows(ref).detach(), labels, *options)
     policy_logps, ref_logps, policy_lse, ref_lse, *rest = results
     # Backward reads the double ones: the caller gets copies, to change at will.

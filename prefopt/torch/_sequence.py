@@ -17,6 +17,7 @@ from prefopt import _core
 
 from ._bridge import (
     as_array,
+    check_tensor,
     optional_array,
     refuse_double_backward,
     refuse_forward_mode,
@@ -226,8 +227,8 @@ def sequence_logps(
         ("cu_seqlens", cu_seqlens),
         ("normalizer", normalizer),
     ):
-        if not isinstance(value, Tensor) and (value is not None or name == "logps"):
-            raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+        if value is not None or name == "logps":
+            check_tensor(name, value)
     _check_shapes(logps, mask, cu_seqlens)
     if normalizer is not None and not average:
         raise ValueError("normalizer: expected average=True with it, got average=False")

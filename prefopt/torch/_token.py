@@ -21,6 +21,8 @@ from prefopt import _core
 from . import _plain
 from ._bridge import (
     as_array,
+    check_logits,
+    check_tensor,
     contiguous_rows,
     core_dtype,
     empty_gradient,
@@ -32,6 +34,7 @@ from ._bridge import (
     result_dtype,
     runs_directly,
     runs_plain,
+    take_temperature,
     wide_dtype,
 )
 
@@ -258,36 +261,29 @@ def outputs(
     return results
 
 
-def check_logits(
+def check_logits_and_labels(
     logits: Tensor,
     labels: Tensor,
-    temperature: float,
     dtype: str | torch.dtype | None,
     name: str = "logits",
 ) -> Tensor:
     """The checks that the kernels cannot make for tensors, or that fake and remote tensors never
     reach them for. `name` is what the caller calls the logits.
     """
-    for argument, value in ((name, logits), ("labels", labels)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{argument}: expected a torch.Tensor, got {type(value).__name__}")
+    check_tensor("labels", labels)
     if dtype is not None:
+        check_tensor(name, logits)
         logits = _reinterpret(logits, dtype, name)
-    if not logits.is_floating_point():
-        raise TypeError(f"{name}: expected a floating dtype, got {logits.dtype}")
+    check_logits(logits, name)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype is torch.bool:
         raise TypeError(f"labels: expected an integer dtype, got {labels.dtype}")
     if logits.device != labels.device:
         raise ValueError(f"labels: expected device {logits.device}, as {name}, got {labels.device}")
-    if logits.dim() == 0 or logits.shape[:-1] != labels.shape:
+    if logits.shape[:-1] != labels.shape:
         raise ValueError(
             f"labels: expected the leading shape of {name} {tuple(logits.shape)}, "
             f"got {tuple(labels.shape)}"
         )
-    if logits.shape[-1] == 0:
-        raise ValueError(f"{name}: expected a vocabulary of at least 1, got 0")
-    if not 1e-30 <= temperature <= 1e30:
-        raise ValueError(f"temperature: expected a number from 1e-30 to 1e30, got {temperature}")
     return logits
 
 
@@ -346,9 +342,10 @@ def token_logps(
         NotImplementedError: under vmap, for forward-mode tangents, and on differentiating the
         gradient.
     """
-    logits = check_logits(logits, labels, temperature, dtype)
+    logits = check_logits_and_labels(logits, labels, dtype)
+    temperature = take_temperature(temperature)
     names = ordered(stats) if stats else ()
-    logps, lse, *rest = outputs(logits, labels, ignore_index, float(temperature), " ".join(names))
+    logps, lse, *rest = outputs(logits, labels, ignore_index, temperature, " ".join(names))
     if lse.requires_grad:  # backward reads this one: the caller gets a copy, to change at will
         lse = lse.to(logps.dtype, copy=True)
     elif lse.dtype is not logps.dtype:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from . import _token
 from ._bridge import (
+    check_logits,
+    check_tensor,
     contiguous_rows,
     refuse_double_backward,
     refuse_forward_mode,
@@ -24,6 +26,7 @@ from ._bridge import (
     result_dtype,
     runs_directly,
     runs_plain,
+    take_temperature,
     wide_dtype,
 )
 
@@ -40,14 +43,17 @@ def _row_labels(index: Tensor, row_mask: Tensor | None) -> Tensor:
 
 
 def _outputs(logits: Tensor, labels: Tensor, temperature: float, stats: str) -> Sequence[Tensor]:
-    """`_token.outputs`, whose complaints about `labels` are about what is called `index` here."""
-    _token.check_logits(logits, labels, temperature, None)
+    """`_token.outputs`, whose complaints about `labels` are about what is called `index` here and
+    knows no ignored one.
+    """
+    _token.check_logits_and_labels(logits, labels, None)
     if torch.compiler.is_compiling():
         return _token.outputs(logits, labels, _SKIPPED, temperature, stats)
     try:
         return _token.outputs(logits, labels, _SKIPPED, temperature, stats)
     except ValueError as error:
-        raise ValueError(str(error).replace("labels", "index")) from None
+        message = str(error).replace("labels", "index")
+        raise ValueError(message.replace(f"{_SKIPPED} (ignored) or ", "")) from None
 
 
 # ---- K log-probabilities per row: logits [..., V], index [..., K] --------------------------------
@@ -65,8 +71,8 @@ def _safe_index(logits: Tensor, index: Tensor, row_mask: Tensor | None) -> tuple
         if bad.any():
             first = int(bad.reshape(-1).nonzero()[0])
             raise ValueError(
-                f"index: expected values in [0, {logits.shape[-1]}), "
-                f"got {int(index.reshape(-1)[first])} at flat index {first}"
+                f"index: expected 0 <= label < {logits.shape[-1]}, "
+                f"got {int(index.reshape(-1)[first])} at index {first}"
             )
     labels = torch.zeros(index.shape[:-1], dtype=torch.int64, device=index.device)
     if row_mask is not None:
@@ -184,15 +190,14 @@ def _selected(logits: Tensor, index: Tensor, row_mask: Tensor | None, temperatur
 
 
 def _check(logits: Tensor, index: Tensor, temperature: float, row_mask: Tensor | None) -> float:
-    for name, value in (("logits", logits), ("index", index), ("row_mask", row_mask)):
-        if not isinstance(value, Tensor) and (value is not None or name != "row_mask"):
-            raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
-    if not 1e-30 <= temperature <= 1e30:
-        raise ValueError(f"temperature: expected a number from 1e-30 to 1e30, got {temperature}")
+    check_logits(logits)
+    check_tensor("index", index)
+    if row_mask is not None:
+        check_tensor("row_mask", row_mask)
     if index.is_floating_point() or index.is_complex() or index.dtype is torch.bool:
         raise TypeError(f"index: expected an integer dtype, got {index.dtype}")
     lead = index.shape if index.dim() == logits.dim() - 1 else index.shape[:-1]
-    if logits.dim() == 0 or lead != logits.shape[:-1]:
+    if lead != logits.shape[:-1]:
         raise ValueError(
             f"index: expected [...] or [..., K] beside logits {tuple(logits.shape)}, "
             f"got {tuple(index.shape)}"
@@ -202,7 +207,7 @@ def _check(logits: Tensor, index: Tensor, temperature: float, row_mask: Tensor |
             f"row_mask: expected the shape of index {tuple(index.shape)}, "
             f"got {tuple(row_mask.shape)}"
         )
-    return float(temperature)
+    return take_temperature(temperature)
 
 
 def selective_log_softmax(
@@ -233,8 +238,7 @@ def entropy_from_logits(logits: Tensor, chunk_size: int = 128) -> Tensor:
     `chunk_size` is accepted for the sake of TRL's signature: nothing is held that would need
     cutting in chunks.
     """
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"logits: expected a torch.Tensor, got {type(logits).__name__}")
+    check_logits(logits)
     if chunk_size < 1:
         raise ValueError(f"chunk_size: expected a number >= 1, got {chunk_size}")
     labels = torch.zeros(logits.shape[:-1], dtype=torch.int64, device=logits.device)

@@ -44,6 +44,12 @@ class Head:
             return self.weight
         return self.weight + self.lora_b @ self.lora_a
 
+    def weight_terms(self) -> Array:
+        """|weight| + |lora_b| |lora_a|: what rounding in the product is relative to."""
+        if self.lora_a is None or self.lora_b is None:
+            return np.abs(self.weight)
+        return np.abs(self.weight) + np.abs(self.lora_b) @ np.abs(self.lora_a)
+
     def logits(self) -> Array:
         """x [N, V]."""
         z = self.hidden @ self.whole_weight().T

@@ -22,7 +22,12 @@ MISNAMED = [
     row for row in ROWS if row["convention"] == LLAMA and row["loss"] in ("dpo.hinge", "dpo.ipo")
 ]
 GAE = [row for row in ROWS if row["loss"] == "gae.gae"]
-LOSSES = [row for row in ROWS if row not in MISNAMED and row not in GAE]
+NEMO_KL = [
+    row
+    for row in ROWS
+    if row["convention"] == "nemo-rl-7ea279a" and row["params"].get("kl_beta", 0) != 0
+]
+LOSSES = [row for row in ROWS if row not in (*MISNAMED, *GAE, *NEMO_KL)]
 # Losses in the order of a sort, or with a mean over the batch in each: only the means are compared.
 BY_MEAN = ("dpo.aot", "dpo.aot_unpaired", "dpo.sft", "orpo.orpo")
 
@@ -70,6 +75,16 @@ def test_value_gradient_and_rewards(row: dict[str, Any]) -> None:
         reward = getattr(ours, key)
         got = reward if np.ndim(wanted) else reward.mean()
         np.testing.assert_allclose(got, wanted, rtol=max(rtol, 1e-6 if not np.ndim(wanted) else 0))
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=name(row)) for row in NEMO_KL])
+def test_nemo_rl_kl_term_has_our_value_and_another_gradient(row: dict[str, Any]) -> None:
+    """So the convention refuses it, while the plain loss gives the value."""
+    given = arrays(row)
+    with pytest.raises(ValueError, match="KL term"):
+        prefopt.loss(row["loss"], **given, **row["params"], convention=row["convention"])
+    ours = prefopt.loss(row["loss"], **given, **row["params"])
+    np.testing.assert_allclose(ours.losses.mean(), row["mean"], rtol=tolerance(row))
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=name(row)) for row in MISNAMED])

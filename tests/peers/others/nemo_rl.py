@@ -169,7 +169,7 @@ def record_all(record: Recorder, source: Source) -> None:
         grouped(reference_policy_kl_penalty=0.01),
         inputs,
         (),
-        {},
+        {"kl_beta": 0.01},
         file,
         near + "; gradient left out: NeMo's KL term has one more part",
     )
