@@ -20,6 +20,7 @@ from torch_linear_loss_cases import (  # noqa: E402
     PAIRS,
     PARAMETERS,
     ROWS_WITH_HEAD,
+    TOKENS,
     arguments,
     batch,
     call,
@@ -28,6 +29,7 @@ from torch_linear_loss_cases import (  # noqa: E402
     laid_out,
     needs_gold,
     of_caller,
+    packed,
     true_loss,
 )
 
@@ -129,12 +131,18 @@ def test_denominators_that_are_missing() -> None:
 # ---- nothing there -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize("name", ROWS_WITH_HEAD)
-def test_no_answers(name: str) -> None:
+def test_no_answers(name: str, layout: str) -> None:
     """A loss of 0 with gradients of 0: a process without answers still takes part in backward."""
     both = {k: e if k in HEADS else e[:0] for k, e in batch().items()}
+    if layout == "packed":
+        both = {k: e.flatten(0, 1) if e.shape[0] == 0 else e for k, e in both.items()}
+        both["cu_seqlens"] = both["gold_cu_seqlens"] = torch.zeros(1, dtype=torch.int32)
     both = leaves_of(both, PARAMETERS)
     extra = {k: e[:0] if isinstance(e, torch.Tensor) else e for k, e in of_caller(name).items()}
+    if layout == "packed":
+        extra = packed(extra, name, torch.ones(0, TOKENS, dtype=torch.bool))
     loss, logged = call(both, name, extra=extra)
     assert loss.item() == 0
     grads = torch.autograd.grad(loss, [both[key] for key in PARAMETERS])
@@ -201,4 +209,36 @@ def test_compiles_without_a_graph_break(name: str) -> None:
     for ours, theirs in zip(
         torch.autograd.grad(got[0], leaves), torch.autograd.grad(expected[0], leaves), strict=True
     ):
+        assert torch.equal(ours, theirs)
+
+
+def test_autocast_rounds_inputs_alone() -> None:
+    """Losses and log-probabilities are float32 of rounded inputs: those of the rounded batch."""
+    both = batch(dtype=torch.float32)
+    rounded = {k: e.bfloat16().float() if e.is_floating_point() else e for k, e in both.items()}
+    for name in ("dpo.sigmoid", "tdpo.tdpo2"):
+        inside, outside = leaves_of(both, PARAMETERS), leaves_of(rounded, PARAMETERS)
+        with torch.autocast("cpu", torch.bfloat16):
+            got, logged = call(inside, name)
+        want, expected = call(outside, name)
+        assert got.dtype is torch.float32
+        assert torch.equal(got, want)
+        assert logged == expected
+        got.backward(), want.backward()
+        for key in PARAMETERS:
+            assert torch.equal(inside[key].grad, outside[key].grad)
+
+
+def test_checkpointing() -> None:
+    both = leaves_of(batch(dtype=torch.float32), PARAMETERS)
+    module = LinearPreferenceLoss("dpo.sigmoid", **OPTIONS)
+    given = {k: e for k, e in arguments(both, "dpo.sigmoid").items() if k != "hidden"}
+    leaves = [both[key] for key in PARAMETERS]
+
+    def step(hidden: Any) -> Any:
+        return module(torch.tanh(hidden), **given)[0]
+
+    got = torch.utils.checkpoint.checkpoint(step, both["hidden"], use_reentrant=False)
+    found = torch.autograd.grad(got, leaves)
+    for ours, theirs in zip(found, torch.autograd.grad(step(both["hidden"]), leaves), strict=True):
         assert torch.equal(ours, theirs)

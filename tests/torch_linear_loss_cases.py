@@ -76,6 +76,7 @@ def laid_out(both: dict[str, Any], layout: str) -> dict[str, Any]:
     if layout == "packed":
         kept = torch.ones_like(both["labels"], dtype=torch.bool)
         kept[0, -1] = kept[2, -3:] = False  # lengths differ; what goes does not count
+        both["kept"] = kept
         both["cu_seqlens"] = torch.nn.functional.pad(kept.sum(1).cumsum(0), (1, 0))
         for name in ("hidden", "labels", "ref_hidden"):
             both[name] = both[name][kept]
@@ -103,6 +104,15 @@ def of_caller(name: str) -> dict[str, Any]:
         key: torch.from_numpy(each) if isinstance(each, np.ndarray) else each
         for key, each in arrays.items()
         if key not in DERIVED
+    }
+
+
+def packed(extra: dict[str, Any], name: str, kept: Any) -> dict[str, Any]:
+    """The caller's values of tokens without padding, those that have the batch's shape."""
+    types = {item.name: item.type for item in ROWS[name].inputs}
+    return {
+        key: each[kept] if types[key] == "tokens" and each.shape == kept.shape else each
+        for key, each in extra.items()
     }
 
 
@@ -177,7 +187,10 @@ def differences(name: str, layout: str, trained: tuple[str, ...], **options: Any
         half = call["labels"].shape[0] // 2
         call.update({key: call[key][:half] for key in ("hidden", "ref_hidden")})
     module = LinearPreferenceLoss(name, **OPTIONS, **options, **params)
-    loss, _ = module(**arguments(call, name), **of_caller(name))
+    extra = of_caller(name)
+    if layout == "packed":
+        extra = packed(extra, name, call["kept"])
+    loss, _ = module(**arguments(call, name), **extra)
     expected, _ = true_loss(exact, name, **options, **params)
     found = torch.autograd.grad(loss, [ours[key] for key in trained])
     wanted = list(torch.autograd.grad(expected, [exact[key] for key in trained]))

@@ -150,7 +150,9 @@ class LinearPreferenceLoss(torch.nn.Module):
                 tokens of the NLL and over the tokens of token losses are divided by, by default the
                 numbers of this call. With those of a whole step, over micro-batches and processes,
                 the losses and gradients of the parts add up to the whole's. (Where processes take
-                the mean of gradients, as DDP does, divide the three by their number.)
+                the mean of gradients, as DDP does, divide the three by their number.) A loss that is
+                coupled over its batch takes the whole step's inputs as well ("chosen_kl_mean",
+                "gathered_policy_logratios").
             group, vocab_start: a head split over processes, see `linear_token_logps`.
             inputs: other inputs of the losses by name ("desirable", "kl", "old_logps"), any that
                 would be derived, to go before it ("chosen_lengths"), and parameters that change from

@@ -165,7 +165,8 @@ def split_given(
             raise TypeError(
                 f"{name}: {names} takes no such input; {nearest(name, inputs | params)}"
             )
-    return tuple({k: e for k, e in given.items() if k in known} for known in (inputs, params))  # type: ignore[return-value]
+    taken = {name: each for name, each in given.items() if name in inputs}
+    return taken, {name: each for name, each in given.items() if name in params}
 
 
 def laid_out(rows: Sequence[LossInfo], given: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
