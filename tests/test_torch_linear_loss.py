@@ -118,6 +118,16 @@ def test_micro_batches_add_up(name: str) -> None:
         within(worst(got, want) / (1 + float(want.detach().abs().max())), EXACT)
 
 
+def test_mean_over_the_local_batch_alone() -> None:
+    """What a project takes over the local batch needs no other number, and has no use for one."""
+    both, name, extra = batch(), "grpo.bnpo", of_caller("grpo.bnpo")
+    whole = call(both, name, convention="trl-1.16")[0]
+    half = call(both, name, convention="trl-1.16", extra={**extra, "num_items": 4 * PAIRS})[0]
+    within(worst(half, whole / 2), EXACT)
+    with pytest.raises(ValueError, match=r"num_tokens: trl-1\.16 does not use it"):
+        call(both, name, convention="trl-1.16", extra={**extra, "num_items": 9, "num_tokens": 9})
+
+
 def test_denominators_that_are_missing() -> None:
     both = batch()
     for name, missing in (("cpo.sigmoid", "nll_tokens"), ("grpo.dapo", "num_tokens")):

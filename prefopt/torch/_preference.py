@@ -15,7 +15,7 @@ from prefopt._loss_types import LossInfo
 from ._head import Head
 from ._layout import Layout
 from ._losses import loss as loss_of_row
-from ._preference_call import Denominators, Reference, required_denominators
+from ._preference_call import Denominators, Reference
 from ._preference_inputs import (
     WHOLE_ROWS,
     Modifiers,
@@ -217,9 +217,8 @@ class LinearPreferenceLoss(torch.nn.Module):
         for info, weight in zip(self.rows, self.weights, strict=True):
             inputs = inputs_of(info, found, given, self.modifiers, self.convention)
             own = _of_row(info, params)
-            required = required_denominators(info, self.convention)
-            required += ("nll_tokens",) if other_nll else ()
-            own.update(denominators.of_row(info, inputs, _counts(tokens), required))
+            counts = _counts(tokens)
+            own.update(denominators.of_row(info, inputs, counts, self.convention, other_nll))
             if self.convention is not None:
                 own["convention"] = self.convention
             result = loss_of_row(info.name, **inputs, **own)
