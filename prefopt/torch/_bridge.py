@@ -154,8 +154,11 @@ def borrowed_array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
     """
     if tensor is None:
         return None
-    array: npt.NDArray[Any] = np.from_dlpack(_bits(tensor))
-    return array
+    bits = _bits(tensor)
+    if bits.dtype is not torch.uint16:
+        array: npt.NDArray[Any] = np.from_dlpack(bits)
+        return array
+    return np.from_dlpack(bits.view(torch.int16)).view(np.uint16)  # older torch exports no uint16
 
 
 def core_dtype(tensor: Tensor) -> str | None:
