@@ -15,6 +15,8 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
     pytest.skip("torch has no gloo", allow_module_level=True)
+if not hasattr(pytest.importorskip("torch.distributed.fsdp"), "fully_shard"):
+    pytest.skip("torch has no FSDP2", allow_module_level=True)
 
 from torch_distributed_cases import CASES  # noqa: E402
 from torch_linear_cases import within  # noqa: E402
@@ -30,7 +32,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str
     for size in SIZES:
         folder = tmp_path_factory.mktemp(f"gloo{size}")
         files = [folder / f"{rank}.json" for rank in range(size)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if sys.platform == "linux":
+            environment["GLOO_SOCKET_IFNAME"] = "lo"
         processes = [
             subprocess.Popen(
                 [

@@ -196,6 +196,43 @@ def fsdp_tied() -> Errors:
     return sharded(tied=True, head_apart=False, reshard=True)
 
 
+@case(2)
+def fsdp_whole_rows() -> Errors:
+    """TDPO with both heads sharded, read outside their modules' forward."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    model, ref, whole = Model(), Model(), answers()
+    del whole["ref_logps"]
+    with torch.no_grad():
+        ref.head.weight += 0.3 * ref.head.weight.flip(0)
+    loss = LinearPreferenceLoss("tdpo.tdpo2", beta=0.3)
+    alone, tokens = Model(), whole.pop("tokens")
+    loss(
+        alone(tokens),
+        alone.head.weight,
+        **whole,
+        ref_hidden=ref(tokens),
+        ref_weight=ref.head.weight,
+    )[0].backward()
+    for each in (model.head, model, ref.head):
+        fully_shard(each, mesh=mesh, reshard_after_forward=True)
+    part = mine({"tokens": tokens, **whole})
+    tokens = part.pop("tokens")
+    loss(
+        model(tokens),
+        model.head.weight,
+        **part,
+        ref_hidden=ref(tokens),
+        ref_weight=ref.head.weight,
+        num_items=PAIRS / dist.get_world_size(),
+    )[0].backward()
+    found = dict(model.named_parameters())
+    gradients = {name: found[name].grad for name, _ in alone.named_parameters()}
+    return {
+        name: worst(gradients[name].full_tensor(), each.grad)
+        for name, each in alone.named_parameters()
+    }
+
+
 # ---- a vocabulary over processes -----------------------------------------------------------------
 
 EVERYTHING = {"logit_scale": 0.7, "softcap": 5.0, "temperature": 0.8}

@@ -7,6 +7,11 @@
     loss = dpo_loss(sums[:n], sums[n:], ref[:n], ref[n:], beta=0.1).losses.mean()
     loss.backward()
 
+Without logits, from hidden states and the output head, for every loss of the list:
+
+    loss_function = LinearPreferenceLoss("dpo.sigmoid", beta=0.1)
+    loss, metrics = loss_function(hidden, head.weight, labels, ref_hidden=..., ref_weight=...)
+
 CPU tensors are read in place by the C kernels; other devices run a plain torch form. Under
 torch.compile the functions are single operators in the graph. `selective_log_softmax`,
 `entropy_from_logits` and `selective_log_softmax_and_entropy` have TRL 1.16's signatures.

@@ -150,8 +150,8 @@ def take_temperature(value: Any) -> float:
     return float(value)
 
 
-def as_array(tensor: Tensor) -> npt.NDArray[Any]:
-    """The tensor's own memory as an array; bfloat16 as the uint16 of its bits.
+def _bits(tensor: Tensor) -> Tensor:
+    """The tensor in a dtype that NumPy has: bfloat16 as the uint16 of its bits.
 
     A view that only notes its sign, as the imaginary part of a conjugate does, is written out.
     """
@@ -159,9 +159,12 @@ def as_array(tensor: Tensor) -> npt.NDArray[Any]:
         tensor = tensor.detach()
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
-    if tensor.dtype is torch.bfloat16:
-        return tensor.view(torch.uint16).numpy()
-    return tensor.numpy()
+    return tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor
+
+
+def as_array(tensor: Tensor) -> npt.NDArray[Any]:
+    """The tensor's own memory as an array; bfloat16 as the uint16 of its bits."""
+    return _bits(tensor).numpy()
 
 
 def optional_array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
@@ -175,11 +178,11 @@ def borrowed_array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
     """
     if tensor is None:
         return None
-    bits = tensor.detach()
-    array: npt.NDArray[Any] = np.from_dlpack(
-        bits.view(torch.uint16) if bits.dtype is torch.bfloat16 else bits
-    )
-    return array
+    bits = _bits(tensor)
+    if bits.dtype is not torch.uint16:
+        array: npt.NDArray[Any] = np.from_dlpack(bits)
+        return array
+    return np.from_dlpack(bits.view(torch.int16)).view(np.uint16)  # older torch exports no uint16
 
 
 def core_dtype(tensor: Tensor) -> str | None:

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from prefopt._linear import HIDDEN_GRADS
 
+from ._bridge import check_tensor, take_temperature
 from ._head import Head, Options
 
 
@@ -26,8 +26,8 @@ def check_types(head: Head, prefix: str = "") -> None:
     """Tensors, where they have to be. `prefix` stands before the names in messages."""
     needed = {f"{prefix}hidden", f"{prefix}weight", "labels"}
     for name, value in _named(head, prefix):
-        if not isinstance(value, Tensor) and (value is not None or name in needed):
-            raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+        if value is not None or name in needed:
+            check_tensor(name, value)
 
 
 def check_head(head: Head, prefix: str = "") -> None:
@@ -95,8 +95,6 @@ def take_options(
     num_tokens: int | None = None,
 ) -> Options:
     """The options of a call, checked."""
-    if not 1e-30 <= temperature <= 1e30:
-        raise ValueError(f"temperature: expected a number from 1e-30 to 1e30, got {temperature}")
     if not 0 < abs(logit_scale) < math.inf:  # comparisons: torch.compile follows them
         raise ValueError(f"logit_scale: expected a finite number that is not 0, got {logit_scale}")
     if softcap is not None and not 0 < softcap < math.inf:
@@ -113,7 +111,7 @@ def take_options(
         ignore_index,
         float(logit_scale),
         0.0 if softcap is None else float(softcap),
-        float(temperature),
+        take_temperature(temperature),
         0 if memory_limit is None else memory_limit,
         0.0 if grad_filter is None else float(grad_filter),
         rounding_of(head),

@@ -15,17 +15,17 @@ from prefopt._loss_types import LossInfo
 from ._head import Head
 from ._layout import Layout
 from ._losses import loss as loss_of_row
-from ._preference_call import Denominators, Reference, required_denominators
+from ._preference_call import Denominators, Reference
 from ._preference_inputs import (
     WHOLE_ROWS,
     Modifiers,
     Tokens,
-    check_given,
     check_rows,
     derived,
     inputs_of,
     is_paired,
     laid_out,
+    split_given,
 )
 from ._preference_metrics import TOKEN_STATS, metrics
 from ._preference_passes import Gold, HeadOptions, Passes
@@ -57,6 +57,7 @@ class LinearPreferenceLoss(torch.nn.Module):
         logit_scale, softcap, temperature, ignore_index, memory_limit, grad_filter: as in
             `linear_token_logps`, for policy and reference.
         metrics: False for none.
+        per_item: adds the results of the first loss by name, [B] each ("losses", "chosen_rewards").
         params: the losses' own parameters ("beta"), each taken by the losses that have it.
     """
 
@@ -77,6 +78,7 @@ class LinearPreferenceLoss(torch.nn.Module):
         memory_limit: int | None = None,
         grad_filter: float | None = None,
         metrics: bool = True,
+        per_item: bool = False,
         **params: Any,
     ) -> None:
         super().__init__()
@@ -92,7 +94,7 @@ class LinearPreferenceLoss(torch.nn.Module):
         _check_modifiers(self.rows, self.modifiers)
         self.options = HeadOptions(logit_scale, softcap, temperature, ignore_index, memory_limit)
         self.grad_filter = grad_filter
-        self.with_metrics = metrics
+        self.with_metrics, self.per_item = metrics, per_item
         self.params = _take_params(self.rows, params)
 
     def extra_repr(self) -> str:
@@ -148,10 +150,14 @@ class LinearPreferenceLoss(torch.nn.Module):
                 tokens of the NLL and over the tokens of token losses are divided by, by default the
                 numbers of this call. With those of a whole step, over micro-batches and processes,
                 the losses and gradients of the parts add up to the whole's. (Where processes take
-                the mean of gradients, as DDP does, divide the three by their number.)
+                the mean of gradients, as DDP does, divide the three by their number.) A loss that is
+                coupled over its batch takes the whole step's inputs as well ("chosen_kl_mean",
+                "gathered_policy_logratios").
             group, vocab_start: a head split over processes, see `linear_token_logps`.
-            inputs: other inputs of the losses by name ("desirable", "kl", "old_logps"), and any
-                that would be derived, to go before it ("chosen_lengths").
+            inputs: other inputs of the losses by name ("desirable", "kl", "old_logps"), any that
+                would be derived, to go before it ("chosen_lengths"), and parameters that change from
+                call to call ("beta"). An input may be a function of the row's other inputs, detached
+                and by name: state that has this batch in it, such as BCO's running mean ("delta").
 
         Returns:
             (loss, metrics). metrics: "rewards/chosen", "rewards/rejected", "rewards/accuracies",
@@ -160,7 +166,8 @@ class LinearPreferenceLoss(torch.nn.Module):
             a loss has them: means over tokens that count, or over answers. Accuracy is that of the
             chosen answers, rewards and logps are those of the first loss.
         """
-        check_given(self.rows, inputs)
+        inputs, params = split_given(self.rows, inputs)
+        params = {**self.params, **params}
         layout = Layout(labels, cu_seqlens, self.options.ignore_index)
         if self.paired and layout.size % 2:
             raise ValueError(
@@ -176,7 +183,7 @@ class LinearPreferenceLoss(torch.nn.Module):
         whole = sorted({WHOLE_ROWS[name] for name in wanted - set(inputs) if name in WHOLE_ROWS})
         ref_tokens = ref_token_logps
         if whole and ref_hidden is not None:
-            perturbation = self.params.get("perturbation", 0.01)
+            perturbation = _perturbation(self.rows, params)
             values = passes.whole_rows(reference, perturbation, [*whole, *self._stats()])
             ref_tokens = values["ref_logps"]
         else:
@@ -190,7 +197,7 @@ class LinearPreferenceLoss(torch.nn.Module):
         items = layout.size // (2 if self.paired else 1)
         denominators = Denominators(num_items, nll_tokens, num_tokens, items)
         denominators.check()
-        return self._losses(tokens, found, given, denominators, nll_labels is not None)
+        return self._losses(tokens, found, given, params, denominators, nll_labels is not None)
 
     def _stats(self) -> tuple[str, ...]:
         names = TOKEN_STATS if self.with_metrics else ()
@@ -201,6 +208,7 @@ class LinearPreferenceLoss(torch.nn.Module):
         tokens: Tokens,
         found: Mapping[str, Tensor],
         given: Mapping[str, Any],
+        params: Mapping[str, Any],
         denominators: Denominators,
         other_nll: bool,
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -208,16 +216,18 @@ class LinearPreferenceLoss(torch.nn.Module):
         logged: dict[str, Tensor] = {}
         for info, weight in zip(self.rows, self.weights, strict=True):
             inputs = inputs_of(info, found, given, self.modifiers, self.convention)
-            params = _of_row(info, self.params)
-            required = required_denominators(info, self.convention)
-            required += ("nll_tokens",) if other_nll else ()
-            params.update(denominators.of_row(info, inputs, _counts(tokens), required))
+            own = _of_row(info, params)
+            counts = _counts(tokens)
+            own.update(denominators.of_row(info, inputs, counts, self.convention, other_nll))
             if self.convention is not None:
-                params["convention"] = self.convention
-            result = loss_of_row(info.name, **inputs, **params)
+                own["convention"] = self.convention
+            result = loss_of_row(info.name, **inputs, **own)
             total = total + weight * denominators.mean(info, result.losses, inputs.get("mask"))
             if self.with_metrics and not logged:
                 logged = metrics(tokens, inputs, result[1:], self.paired)
+            if self.per_item:
+                items = result._asdict().items()
+                logged.update({key: e.detach() for key, e in items if key not in logged})
         return total, logged
 
 
@@ -225,6 +235,13 @@ def _counts(tokens: Tokens) -> dict[str, Tensor]:
     nll = tokens.nlls.get("chosen_nll")
     count = tokens.layout.lengths.sum()
     return {"nll_tokens": count if nll is None else nll[1].sum(), "num_tokens": count}
+
+
+def _perturbation(rows: Sequence[LossInfo], params: Mapping[str, Any]) -> float:
+    """Of plus_logps and minus_logps; any number where no row has them."""
+    known = (item for info in rows for item in info.parameters if item.name == "perturbation")
+    default: Any = next((item.default for item in known), 0.5)
+    return float(params.get("perturbation", default))
 
 
 # ---- what the constructor takes ------------------------------------------------------------------

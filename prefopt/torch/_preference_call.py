@@ -85,12 +85,20 @@ class Denominators(NamedTuple):
                 raise ValueError(f"{name}: expected a finite number > 0, got {each}")
 
     def of_row(
-        self, info: LossInfo, inputs: Mapping[str, Any], counts: Mapping[str, Any], required: Any
+        self,
+        info: LossInfo,
+        inputs: Mapping[str, Any],
+        counts: Mapping[str, Any],
+        convention: str | None,
+        other_nll: bool,
     ) -> dict[str, float]:
         """The row's own parameters nll_tokens and num_tokens, where it has to be told.
 
-        counts: of this call, by parameter; required: those that the convention does not make.
+        counts: of this call, by parameter; other_nll: the NLL's tokens are none that the row knows.
         """
+        named = None if convention is None else find_convention(info.name, convention)
+        required = ("nll_tokens",) * other_nll + (() if named is None else named.required)
+        refused = () if named is None else named.refused  # a mean over the local batch, always
         names = {item.name for item in info.parameters}
         taken = {item.name for item in info.inputs} & set(_NLL_NAMES)
         if taken and not taken & set(inputs):
@@ -103,7 +111,7 @@ class Denominators(NamedTuple):
             if given is not None:
                 scale = 1.0 if self.num_items is None else self.items / float(self.num_items)
                 params[name] = float(given) * (scale or 1.0)
-            elif self.num_items is not None:
+            elif self.num_items is not None and name not in refused:
                 raise ValueError(f"{name}: {info.name} needs it beside num_items")
             elif name in required:
                 params[name] = max(float(counts[name]), 1.0)
@@ -118,8 +126,3 @@ class Denominators(NamedTuple):
                 count = max(losses.numel(), 1) if mask is None else mask.sum().clamp(min=1)
         total: Tensor = losses.sum() / count
         return total
-
-
-def required_denominators(info: LossInfo, convention: str | None) -> tuple[str, ...]:
-    """Parameters that the row has no default for under the convention."""
-    return () if convention is None else find_convention(info.name, convention).required

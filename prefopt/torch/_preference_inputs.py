@@ -130,8 +130,13 @@ def inputs_of(
     if not modifiers.average:
         refused += _LENGTHS
     names = [item.name for item in info.inputs]
-    inputs = {name: found[name] for name in names if name in found and name not in refused}
+    inputs: dict[str, Any] = {
+        name: found[name] for name in names if name in found and name not in refused
+    }
     inputs.update({name: given[name] for name in names if name in given})
+    functions = {name: inputs.pop(name) for name in names if callable(inputs.get(name))}
+    known = {k: e.detach() if isinstance(e, Tensor) else e for k, e in inputs.items()}
+    inputs.update({name: function(known) for name, function in functions.items()})
     for item in info.inputs:
         if item.optional or item.name in inputs:
             continue
@@ -148,13 +153,20 @@ def inputs_of(
     return inputs
 
 
-def check_given(rows: Sequence[LossInfo], given: Mapping[str, Any]) -> None:
-    """Every further input belongs to one of the rows."""
-    known = {item.name for info in rows for item in info.inputs}
+def split_given(
+    rows: Sequence[LossInfo], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Further inputs and parameters of the rows; everything belongs to one of them."""
+    inputs = {item.name for info in rows for item in info.inputs}
+    params = {item.name for info in rows for item in info.parameters}
     for name in given:
-        if name not in known:
+        if name not in inputs | params:
             names = ", ".join(info.name for info in rows)
-            raise TypeError(f"{name}: {names} takes no such input; {nearest(name, known)}")
+            raise TypeError(
+                f"{name}: {names} takes no such input; {nearest(name, inputs | params)}"
+            )
+    taken = {name: each for name, each in given.items() if name in inputs}
+    return taken, {name: each for name, each in given.items() if name in params}
 
 
 def laid_out(rows: Sequence[LossInfo], given: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
