@@ -115,6 +115,7 @@ __global__ void __launch_bounds__(BLOCK_THREADS) topk_tile(Topk in)
             __syncwarp(); /* it is written */
         }
     }
+    __syncwarp(); /* everybody has read how many there were */
     if (lane == 0) in.top.held[row] = held;
 }
 
