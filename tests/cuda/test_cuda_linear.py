@@ -28,8 +28,8 @@ pytestmark = pytest.mark.skipif(
 BUDGET = 2.6
 # Gradients in units of their largest element, by what is multiplied: float32 as it is; rounded to
 # TF32 (the simulation cuts, which is the worst that hardware does); rounded to bfloat16.
-GRAD_BUDGET = {"float32": 1.9e-6, "tf32": 3.6e-3, "bfloat16": 6.2e-3}
-LORA_BUDGET = 1.9e-6  # what LoRA's and the bias's gradients are made from is never rounded
+GRAD_BUDGET = {"float32": 1.0e-6, "tf32": 1.8e-3, "bfloat16": 6.2e-3}
+LORA_BUDGET = 1.8e-6  # what LoRA's and the bias's gradients are made from is never rounded
 SMALL = 60_000  # bytes of tile buffers that cut the larger cases into many
 MIDDLE = (60, 33, 1100)
 SHAPES = [(1, 1, 1), (3, 5, 2), MIDDLE]
@@ -160,7 +160,7 @@ def test_few_rows_of_a_large_vocabulary(vocab: int) -> None:
 def test_a_maximum_that_rises_with_every_tile() -> None:
     """Sums are rescaled each time; a first tile of -inf has none."""
     case = Case(9, 16, 600, bias=True, ignored=0.0)
-    case.bias[:] = np.linspace(-40, 40, 600)
+    case.bias[:] = np.linspace(-15, 15, 600)
     case.bias[:100] = -np.inf
     case.labels[:] = np.arange(9) * 40 + 200
     case.head = replace(case.head, bias=case.bias.astype(np.float64))

@@ -21,5 +21,5 @@ def test_a_few_rows(num_tokens: int) -> None:
     back = backward(case, got["lse"], got["entropy"], **limits)
     want = grads(case.head, case.labels, *case.upstream.values())
     for name in ("lora_a", "lora_b"):
-        assert relative_error(back[name], want[name]) <= 1.9e-6
+        assert relative_error(back[name], want[name]) <= 1.8e-6
     assert np.isfinite(got["grad_hidden_entropy"]).all()
