@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from prefopt._loss_call import LIST, find, nearest, take_array, take_parameter
+from prefopt._loss_arrays import take_array
+from prefopt._loss_call import LIST, find, nearest, take_parameter
 from prefopt._loss_types import LossParameter
 from prefopt.testing._search import (
     DEFAULT,
