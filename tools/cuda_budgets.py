@@ -35,6 +35,12 @@ BUDGETS = (
         element_bytes=4,
         instructions={sm: 2 * limit for sm, limit in _BANDWIDTH.items()},
     ),
+    Budget(
+        r"pfo::fold_rows<.*, 2, 256>",
+        narrow_loops=1,
+        stack_bytes=8,  # two registers on sm_100, outside of its loops
+        instructions=_BANDWIDTH,
+    ),
     Budget(r"pfo::fold_rows<.*>", narrow_loops=1, instructions=_BANDWIDTH),
     # A thread a row: over the parts of the row, in double precision.
     Budget(r"pfo::finish_rows<.*>", threads=64, narrow_loops=1),
@@ -64,7 +70,8 @@ BUDGETS = (
         r"pfo::pair_grad_rows<double, .*>", narrow_loops=2, element_bytes=8, double_precision=True
     ),
     Budget(r"pfo::pair_grad_rows<.*>", narrow_loops=2),
-    # Small beside logits: tokens one by one, by dtype; columns of a batch, looked up by number.
+    # Small beside logits: tokens one by one, by dtype; columns of a batch, looked up by number. A loss
+    # holds the inputs of an element and its terms as arrays by field: 1352 bytes of a thread's stack.
     Budget(r"pfo::(sum|spread)_sequences", threads=128, narrow_loops=16, stack_bytes=8),
     Budget(r"pfo::(load|store)_columns", narrow_loops=8),
     Budget(r"pfo::run_loss<\d+>", narrow_loops=32, stack_bytes=1400),

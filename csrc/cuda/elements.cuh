@@ -41,6 +41,26 @@ template <> struct Arithmetic<double> {
     static __device__ double power(double x) { return device_exp_f64(x); }
 };
 
+/* A number for kernels of either arithmetic. The host rounds it: out of a double parameter, ptxas makes the float
+ * anew in every turn of a loop. */
+struct RealNumber {
+    double f64;
+    float f32;
+    template <typename Real> __device__ Real as() const
+    {
+        if constexpr (sizeof(Real) == 8)
+            return f64;
+        else
+            return f32;
+    }
+};
+
+/* What makes a logit a power of the base. */
+inline RealNumber scale_of(double temperature)
+{
+    return {Arithmetic<double>::PER_NAT / temperature, float(Arithmetic<float>::PER_NAT / temperature)};
+}
+
 /* ---- dtypes --------------------------------------------------------------------------------------------------------
  * Real       what a kernel computes in
  * widen      exact;  narrow: rounds to nearest even

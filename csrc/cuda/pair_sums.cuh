@@ -26,8 +26,8 @@ template <typename T, bool PERTURBED, int THREADS> class PairSums
     static constexpr int COUNT = Pack<T>::COUNT, ROWS = PERTURBED ? PFO_PAIR_ROWS : PFO_PAIR_PLUS;
 
   public:
-    __device__ PairSums(double inverse, double perturbation)
-        : scale(Real(inverse * Arithmetic<Real>::PER_NAT)), inv_temperature(inverse), eps(Real(perturbation))
+    __device__ PairSums(RealNumber scale, double inv_temperature, RealNumber perturbation)
+        : scale(scale.as<Real>()), inv_temperature(inv_temperature), eps(perturbation.as<Real>())
     {
         PFO_UNROLL
         for (int k = 0; k < PFO_PAIR_ROWS; k++) {

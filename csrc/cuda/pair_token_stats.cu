@@ -12,7 +12,8 @@ struct PairStats {
     RowArray policy, ref, labels, outputs[PFO_PAIR_OUTPUTS];
     int vocab;
     int64_t ignore_index;
-    double inv_temperature, perturbation; /* perturbation 0: no perturbed rows */
+    double inv_temperature;
+    RealNumber scale, perturbation; /* perturbation 0: no perturbed rows */
     uint64_t *report;
     pfo_pair_state *states; /* [rows] */
 };
@@ -21,7 +22,7 @@ template <typename T, bool PERTURBED> __global__ void __launch_bounds__(BLOCK_TH
 {
     const Row row = row_of(in.rows, blockIdx.x);
     if (read_int(row_at(in.labels, row), in.labels.dtype) == in.ignore_index) return; /* the whole block */
-    PairSums<T, PERTURBED, BLOCK_THREADS> sums(in.inv_temperature, in.perturbation);
+    PairSums<T, PERTURBED, BLOCK_THREADS> sums(in.scale, in.inv_temperature, in.perturbation);
     sums.read(reinterpret_cast<const T *>(row_at(in.policy, row)), reinterpret_cast<const T *>(row_at(in.ref, row)),
               in.vocab);
     pfo_pair_state state;
@@ -46,7 +47,7 @@ template <typename T> __global__ void finish_pairs(PairStats in)
     if (!fits) report_bad(in.report, REPORT_LABELS, index);
     const Real x = fits ? Dtype<T>::widen(reinterpret_cast<const T *>(row_at(in.policy, row))[label]) : Real(NAN);
     const Real y = fits ? Dtype<T>::widen(reinterpret_cast<const T *>(row_at(in.ref, row))[label]) : Real(NAN);
-    const Real eps = Real(in.perturbation);
+    const Real eps = in.perturbation.as<Real>();
     const double target[PFO_PAIR_ROWS] = {double(x), double(y), double(perturbed(x, y, eps)),
                                           double(perturbed(x, y, -eps))};
     const pfo_pair_state state = in.states[index];
@@ -73,7 +74,7 @@ constexpr unsigned FINISH_THREADS = 64;
 template <typename T> static pfo_status run(const PairStats &in, const pfo_cuda_call *call, pfo_error *error)
 {
     pfo_status status = PFO_OK;
-    if (sizeof(T) == 8 || in.perturbation != 0.0) /* double is rare: one kernel will do */
+    if (sizeof(T) == 8 || in.perturbation.f64 != 0.0) /* double is rare: one kernel will do */
         status = launch(call, in.rows.count, dim3(BLOCK_THREADS), fold_pairs<T, true>, error, in);
     else
         status = launch(call, in.rows.count, dim3(BLOCK_THREADS), fold_pairs<T, sizeof(T) == 8>, error, in);
@@ -91,7 +92,10 @@ static pfo_status arguments_of(const pfo_pair_token_stats_args *args, PairStats 
     for (int k = 0; k < PFO_PAIR_OUTPUTS; k++) views[3 + k] = {outputs[k], 0, &in->outputs[k]};
     in->ignore_index = args->ignore_index;
     in->inv_temperature = 1.0 / args->temperature;
-    in->perturbation = pfo_present(&args->plus_logps) || pfo_present(&args->minus_logps) ? args->perturbation : 0.0;
+    in->scale = scale_of(args->temperature);
+    const bool is_perturbed = pfo_present(&args->plus_logps) || pfo_present(&args->minus_logps);
+    in->perturbation.f64 = is_perturbed ? args->perturbation : 0.0;
+    in->perturbation.f32 = float(in->perturbation.f64);
     const pfo_status status = split_rows(views, 3 + PFO_PAIR_OUTPUTS, &in->rows, error);
     return status == PFO_OK ? vocab_of(&args->policy_logits, "policy_logits", &in->vocab, error) : status;
 }

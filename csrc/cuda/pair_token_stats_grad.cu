@@ -24,6 +24,7 @@ struct PairGrad {
     int vocab, parts;
     int64_t ignore_index;
     double temperature;
+    RealNumber scale;
     uint64_t *report;
     void *constants; /* GradPair [rows] */
 };
@@ -89,12 +90,11 @@ template <typename Real, bool LOGS> __device__ Real pair_slope(const GradPair<Re
 
 /* One part of a row; 16 bytes at a time where all three arrays are aligned alike. */
 template <typename T, bool LOGS>
-__device__ void write_pair_grad(const GradPair<typename Dtype<T>::Real> &g, double temperature, const T *x, const T *y,
-                                T *out, int begin, int end)
+__device__ void write_pair_grad(const GradPair<typename Dtype<T>::Real> &g, typename Dtype<T>::Real scale, const T *x,
+                                const T *y, T *out, int begin, int end)
 {
     using Real = typename Dtype<T>::Real;
     constexpr int COUNT = Pack<T>::COUNT;
-    const Real scale = Real(Arithmetic<Real>::PER_NAT / temperature);
     const uintptr_t offset = reinterpret_cast<uintptr_t>(x) % 16;
     const bool alike = reinterpret_cast<uintptr_t>(y) % 16 == offset && reinterpret_cast<uintptr_t>(out) % 16 == offset;
     const int thread = int(threadIdx.x), step = int(blockDim.x);
@@ -132,7 +132,7 @@ template <typename T, bool LOGS> __global__ void __launch_bounds__(BLOCK_THREADS
         fill_row(out, piece.begin, piece.end, int(blockDim.x), g.kind == GRAD_ZERO ? 0.0 : double(NAN));
         return;
     }
-    write_pair_grad<T, LOGS>(g, in.temperature, reinterpret_cast<const T *>(row_at(in.policy, row)),
+    write_pair_grad<T, LOGS>(g, in.scale.as<Real>(), reinterpret_cast<const T *>(row_at(in.policy, row)),
                              reinterpret_cast<const T *>(row_at(in.ref, row)), out, piece.begin, piece.end);
 }
 
@@ -161,6 +161,7 @@ static pfo_status arguments_of(const pfo_pair_token_stats_grad_args *args, PairG
     for (int k = 0; k < PFO_PAIR_GRAD_VECTORS; k++) views[4 + k] = {vectors[k], 0, &in->vectors[k]};
     in->ignore_index = args->ignore_index;
     in->temperature = args->temperature;
+    in->scale = scale_of(args->temperature);
     const pfo_status status = split_rows(views, 4 + PFO_PAIR_GRAD_VECTORS, &in->rows, error);
     return status == PFO_OK ? vocab_of(&args->policy_logits, "policy_logits", &in->vocab, error) : status;
 }

@@ -29,8 +29,8 @@ template <typename T, int LEVEL, int THREADS> class RowSums
     static constexpr bool ENTROPY = LEVEL >= PFO_FOLD_ENTROPY, ALL = LEVEL >= PFO_FOLD_ALL;
 
   public:
-    __device__ explicit RowSums(double inv_temperature)
-        : scale(Real(inv_temperature * Arithmetic<Real>::PER_NAT)), inv_temperature(inv_temperature)
+    __device__ RowSums(RealNumber scale, double inv_temperature)
+        : scale(scale.as<Real>()), inv_temperature(inv_temperature)
     {
     }
 

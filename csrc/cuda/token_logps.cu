@@ -20,6 +20,7 @@ struct TokenLogps {
     int vocab, parts;
     int64_t ignore_index;
     double inv_temperature;
+    RealNumber scale;
     uint64_t *report;
     pfo_row_state *states; /* [rows, parts] */
 };
@@ -32,7 +33,7 @@ template <typename T, int LEVEL, int THREADS> __global__ void __launch_bounds__(
     const Row row = row_of(in.rows, piece.row);
     if (read_int(row_at(in.labels, row), in.labels.dtype) == in.ignore_index) return; /* the whole team */
     const T *x = reinterpret_cast<const T *>(row_at(in.logits, row));
-    RowSums<T, LEVEL, THREADS> sums(in.inv_temperature);
+    RowSums<T, LEVEL, THREADS> sums(in.scale, in.inv_temperature);
     sums.read(x, piece.begin, piece.end);
     pfo_row_state state;
     sums.combine(x, piece.begin, piece.end, &state);
@@ -114,6 +115,7 @@ static pfo_status arguments_of(const pfo_token_logps_args *args, TokenLogps *in,
     for (int k = 0; k < PFO_TOKEN_OUTPUTS; k++) views[2 + k] = {outputs[k], 0, &in->outputs[k]};
     in->ignore_index = args->ignore_index;
     in->inv_temperature = 1.0 / args->temperature;
+    in->scale = scale_of(args->temperature);
     const pfo_status status = split_rows(views, 2 + PFO_TOKEN_OUTPUTS, &in->rows, error);
     return status == PFO_OK ? vocab_of(&args->logits, "logits", &in->vocab, error) : status;
 }

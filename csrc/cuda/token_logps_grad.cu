@@ -27,6 +27,7 @@ struct TokenGrad {
     int vocab, parts;
     int64_t ignore_index;
     double temperature;
+    RealNumber scale;
     int logits_dtype;
     uint64_t *report;
     void *constants; /* GradRow [rows] */
@@ -159,8 +160,7 @@ template <typename T, bool ENTROPY> __global__ void __launch_bounds__(BLOCK_THRE
         fill_row(out, piece.begin, piece.end, int(blockDim.x), g.kind == GRAD_ZERO ? 0.0 : double(NAN));
         return;
     }
-    const Real scale = Real(Arithmetic<Real>::PER_NAT / in.temperature);
-    const GradWriter<T, ENTROPY> writer(g, scale);
+    const GradWriter<T, ENTROPY> writer(g, in.scale.as<Real>());
     writer.write(reinterpret_cast<const T *>(row_at(in.logits, row)), out, piece.begin, piece.end, int(blockDim.x));
 }
 
@@ -187,6 +187,7 @@ static pfo_status arguments_of(const pfo_token_logps_grad_args *args, TokenGrad 
     for (int k = 0; k < PFO_TOKEN_GRAD_VECTORS; k++) views[3 + k] = {vectors[k], 0, &in->vectors[k]};
     in->ignore_index = args->ignore_index;
     in->temperature = args->temperature;
+    in->scale = scale_of(args->temperature);
     in->logits_dtype = args->logits.dtype;
     const pfo_status status = split_rows(views, 3 + PFO_TOKEN_GRAD_VECTORS, &in->rows, error);
     return status == PFO_OK ? vocab_of(&args->logits, "logits", &in->vocab, error) : status;

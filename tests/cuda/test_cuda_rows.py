@@ -28,12 +28,14 @@ PAIR_OUTPUTS = (
 # One element; less and more than 16 bytes; a warp's rows, whose limit is 4 KB, and a block's; a row
 # of several blocks.
 VOCABULARIES = (
-    (1, 7, 33, 700) if device.SMALL else (1, 2, 7, 8, 9, 33, 1003, 2047, 2049, 5000, 50257)
+    (7, 700, 2100) if device.SMALL else (1, 2, 7, 8, 9, 33, 1003, 2047, 2049, 5000, 50257)
 )
-# Results are below 40 here. Twice the worst measured, in the source run and in that of PTX with
-# approximations off by 2 ulp; float64 has a plain sum over 50257 terms.
-TOLERANCE = {"float64": 2e-12}
-LIMIT = 8e-6
+# Twice the worst measured, in the source run and in that of sm_90's PTX; results are below 40 here.
+LIMITS = {"float64": 1.4e-14}
+LIMIT = 3.9e-6
+PAIR_LIMIT = 2.5e-6
+# Of gradients, relative: twice the rounding to the dtype. Of an entry's own error, absolute.
+STEPS = {"float16": 2**-10, "bfloat16_raw": 2**-7, "float32": 0.0, "float64": 0.0}
 
 
 def make(kind: str, rows: int, vocab: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -70,18 +72,16 @@ def grad(
     return out
 
 
-def close(got: np.ndarray, want: np.ndarray, kind: str, *, rtol: float = 0) -> None:
-    np.testing.assert_allclose(
-        got.astype(np.float64), want, rtol=rtol, atol=TOLERANCE.get(kind, LIMIT)
-    )
+def close(got: np.ndarray, want: np.ndarray, kind: str, limit: float = LIMIT) -> None:
+    np.testing.assert_allclose(got.astype(np.float64), want, rtol=0, atol=LIMITS.get(kind, limit))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("vocab", VOCABULARIES)
 def test_token_logps(kind: str, vocab: int, order: str) -> None:
     """Every statistic, at every offset from 16 bytes, in every order of threads."""
-    for offset in range(0, 9, 3):
-        logits, labels = make(kind, 3 if vocab > 4096 else 11, vocab, seed=offset)
+    for offset in (3,) if device.SMALL else (0, 3, 6):
+        logits, labels = make(kind, 3 if vocab > 2000 else 11, vocab, seed=offset)
         exact = DTYPES[kind].exact(logits)
         want = oracle.token_stats(exact, labels, temperature=0.7)
         got = token_logps(device.misaligned(logits, offset), labels, 0.7)
@@ -108,14 +108,14 @@ def test_gradient(kind: str, vocab: int, order: str) -> None:
         temperature=0.7,
         **vectors,
     )
-    steps = {"float16": 2**-10, "bfloat16_raw": 2**-7, "float32": 4e-6, "float64": 1e-12}[kind]
+    atol = 4e-16 if kind == "float64" else 9e-8
     given = {**vectors, "lse": stats["lse"], "entropy": stats["entropy"]}
-    for offset in (0, 1, 5):
+    for offset in (1,) if device.SMALL else (0, 1, 5):
         moved = device.misaligned(logits, offset)
         out = device.misaligned(np.zeros_like(logits), 8 - offset)
         for target in (out, moved):
             got = DTYPES[kind].exact(grad(moved, labels, 0.7, out=target, **given))
-            np.testing.assert_allclose(got, want, rtol=steps, atol=2e-6)
+            np.testing.assert_allclose(got, want, rtol=STEPS[kind], atol=atol)
             assert not got[1].any()
 
 
@@ -133,7 +133,7 @@ def test_rows_of_two_axes(order: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("vocab", [9, 1500] if device.SMALL else [9, 1500, 40000])
+@pytest.mark.parametrize("vocab", [9, 700] if device.SMALL else [9, 1500, 40000])
 def test_special_values(kind: str, vocab: int, order: str) -> None:
     """-inf beside numbers, nothing but -inf, +inf, NaN, ties, an ignored row of NaN."""
     logits, labels = make(kind, 7, vocab)
@@ -198,7 +198,7 @@ def test_offsets_beyond_two_gigabytes() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("vocab", [1, 7, 300] if device.SMALL else [1, 7, 33, 1003, 5000])
+@pytest.mark.parametrize("vocab", [7, 300] if device.SMALL else [1, 7, 33, 1003, 5000])
 def test_pair_token_stats(kind: str, vocab: int, order: str) -> None:
     """Every statistic and the gradient, against the CPU's float64 kernels."""
     rng = np.random.default_rng(5)
@@ -219,7 +219,7 @@ def test_pair_token_stats(kind: str, vocab: int, order: str) -> None:
     given = {"policy_logits": policy, "ref_logits": ref, "labels": labels}
     device.run("pfo_cuda_pair_token_stats", args, **given, **got)
     for name in PAIR_OUTPUTS:
-        close(got[name], getattr(want, name), kind)
+        close(got[name], getattr(want, name), kind, PAIR_LIMIT)
     vectors = {
         f"grad_{k}": rng.normal(size=5) for k in ("policy_logps", "ref_policy_kl", "policy_ref_kl")
     }
@@ -231,8 +231,8 @@ def test_pair_token_stats(kind: str, vocab: int, order: str) -> None:
     out = np.zeros_like(policy)
     args = PairTokenStatsGradArgs(ignore_index=-100, temperature=0.7)
     device.run("pfo_cuda_pair_token_stats_grad", args, **given, **stats, **vectors, out=out)
-    steps = {"float16": 2**-10, "bfloat16_raw": 2**-7, "float32": 8e-6, "float64": 1e-12}[kind]
-    np.testing.assert_allclose(DTYPES[kind].exact(out), expected, rtol=steps, atol=4e-6)
+    atol = 1.3e-14 if kind == "float64" else 7.5e-7
+    np.testing.assert_allclose(DTYPES[kind].exact(out), expected, rtol=STEPS[kind], atol=atol)
 
 
 # ---- refusals --------------------------------------------------------------------------------------

@@ -296,7 +296,7 @@ class Body:
         for match in re.finditer(r"([$\w]+):\s*\.branchtargets([^;]*);", text):
             self.tables[match[1]] = [name.strip() for name in match[2].split(",")]
         text = re.sub(r"[$\w]+:\s*\.branchtargets[^;]*;", "", text)
-        token = re.compile(r"\s*(\.loc[^\n]*)|\s*([$\w]+):(?!:)|\s*([{}])|\s*([^;{}\s][^;]*);")
+        token = re.compile(r"\s*(\.loc\s[^\n]*)|\s*([$\w]+):(?!:)|\s*([{}])|\s*([^;{}\s][^;]*);")
         at, line = 0, None
         while at < len(text.rstrip()):
             found = token.match(text, at)

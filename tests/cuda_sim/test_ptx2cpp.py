@@ -63,6 +63,12 @@ def test_declarations() -> None:
         ("shfl.sync.bfly.b32 %r1|%p1, %r2, 16, 31, -1;", "v_p[1] = got.in_range;"),
         ("atom.global.add.u32 %r1, [%rd1+4], 1;", "ptx::atom_add_u32(u64(v_rd[1]) + 4, "),
         ("{ .reg .pred %p1; setp.ne.u32 %p1, %r1, 0; }", "n_p1 = ptx::setp_ne_u32("),
+        (".local .align 8 .b8 \tspill[24];", "alignas(8) char spill[24];"),
+        (
+            ".local .align 8 .b8 spill[24];\nmov.u64 %rd1, spill;",
+            "mov_u64(Constant{int64_t(&spill)}",
+        ),
+        ("st.local.v2.f32 [%rd1+8], {%f1, %f2};", "ptx::store<f32, 2>(u64(v_rd[1]) + 8"),
         ("bra.uni $L_1;\n$L_1:", "goto SL_1;\nSL_1:;"),
     ],
 )

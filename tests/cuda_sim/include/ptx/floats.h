@@ -120,6 +120,8 @@ template <typename Integer, typename Float> Integer saturated(Float rounded)
     inline f64 cvt_rn_f64_##I(I a) { return f64(a); } \
     CUDA_SIM_PTX_TO_INTEGER(I, f32)                   \
     CUDA_SIM_PTX_TO_INTEGER(I, f64)
+CUDA_SIM_PTX_FROM_INTEGER(s16)
+CUDA_SIM_PTX_FROM_INTEGER(u16)
 CUDA_SIM_PTX_FROM_INTEGER(s32)
 CUDA_SIM_PTX_FROM_INTEGER(u32)
 CUDA_SIM_PTX_FROM_INTEGER(s64)
