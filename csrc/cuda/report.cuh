@@ -15,7 +15,7 @@ enum ReportKind {
     REPORT_MASK,
     REPORT_NORMALIZER,
     REPORT_NUM_TOKENS, /* the index is the number that would do */
-    REPORT_LOSS_INPUT /* + the input's field, or PFO_BAD_GRAD_LOSSES */
+    REPORT_LOSS_INPUT  /* + the input's field, or PFO_BAD_GRAD_LOSSES */
 };
 
 constexpr int REPORT_INDEX_BITS = 48;
