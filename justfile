@@ -22,7 +22,7 @@ asan:
     {{python}} tools/build_c.py --run asan tsan
     bash .ci/run asan_python
 
-# one mutant per formula and kind of change; tests must catch each
+# mutants of every formula and kernel; tests must catch each
 mutate *arguments:
     {{python}} tools/mutate.py {{arguments}}
 

@@ -14,12 +14,6 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-EXPLAIN_ABSENT = (
-    "prefopt explain: not in this release. It will name the convention behind another project's "
-    "loss value, and comes with the named loss conventions; until then docs/losses.md lists where "
-    "projects disagree."
-)
-
 
 def _run_doctor(arguments: argparse.Namespace) -> int:
     from prefopt import _doctor
@@ -46,8 +40,16 @@ def _run_bench(arguments: argparse.Namespace) -> int:
 
 
 def _run_explain(arguments: argparse.Namespace) -> int:
-    print(EXPLAIN_ABSENT, file=sys.stderr)
-    return EXIT_USAGE
+    from prefopt import _explain
+
+    return _explain.run(
+        arguments.file,
+        arguments.value,
+        settings=arguments.settings,
+        losses=arguments.losses,
+        rtol=arguments.rtol,
+        as_json=arguments.json,
+    )
 
 
 def _positive(text: str) -> int:
@@ -111,11 +113,40 @@ def build_parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="print one JSON object, not text")
 
-    explain = add(
-        "explain", _run_explain, "name the convention behind a loss value (not in this release)"
+    _add_explain(
+        add("explain", _run_explain, "say which loss and convention gave a number, from log-probs")
     )
-    explain.add_argument("rest", nargs="*", metavar="ARGUMENT", help="ignored in this release")
     return parser
+
+
+def _add_explain(explain: argparse.ArgumentParser) -> None:
+    explain.epilog = "Exit codes: 0 found, 1 no known loss gives the number, 2 bad input."
+    explain.add_argument(
+        "file",
+        metavar="FILE",
+        help=".json or .npz: log-probs and parameters under the names of prefopt.losses()",
+    )
+    explain.add_argument(
+        "--value",
+        required=True,
+        metavar="X[,X...]",
+        help="the number printed (its digits count), or one a pair",
+    )
+    explain.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="NAME=VALUE",
+        help="a parameter that the file does not have; may be repeated",
+    )
+    explain.add_argument(
+        "--losses", nargs="+", default=(), metavar="NAME", help="only these (dpo.ipo) or families"
+    )
+    explain.add_argument(
+        "--rtol", type=float, default=1e-6, help="still the same number (default: %(default)s)"
+    )
+    explain.add_argument("--json", action="store_true", help="print one JSON object, not text")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -53,11 +53,6 @@ def test_bad_arguments_exit_with_2(
     assert "usage:" in capsys.readouterr().err
 
 
-def test_explain_says_that_it_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain"]) == 2
-    assert "not in this release" in capsys.readouterr().err
-
-
 def test_doctor_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out

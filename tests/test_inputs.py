@@ -60,6 +60,8 @@ def test_ld_weights_by_hand(place: Any) -> None:
         [1, 1, 0, 0, 0, 0],
         [0.25, 0.25, 0.25, 0, 0, 0],
     ]
+    inexact = place.ld_weights(mask, np.array([2, 3, 0]), 0.3)
+    assert set(inexact.flat) == {0.0, 0.3, 1.0}  # 0.3 of float64, not of float32
     same = place.ld_weights(mask.astype(np.int64), np.array([2, 3, 0]), 1.0)
     assert (same == mask).all()
 

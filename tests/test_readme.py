@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import types
 from pathlib import Path
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 
 import prefopt
-from prefopt import reference
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 pytestmark = pytest.mark.skipif(not README.exists(), reason="README.md is not beside the tests")
@@ -46,14 +46,28 @@ def test_in_place_of_a_trainers_loss_code() -> None:
     assert head.weight.grad.abs().sum() > 0
 
 
-def test_ones_own_loss() -> None:
-    def my_dpo_loss(*sums: np.ndarray, beta: float) -> np.ndarray:
-        chosen, rejected, ref_chosen, ref_rejected = sums
-        return np.log1p(np.exp(-beta * (chosen - ref_chosen - rejected + ref_rejected)))
+def test_ones_own_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    def my_dpo_loss(
+        policy_chosen_logps: np.ndarray,
+        policy_rejected_logps: np.ndarray,
+        ref_chosen_logps: np.ndarray,
+        ref_rejected_logps: np.ndarray,
+        beta: float = 0.1,
+    ) -> np.ndarray:
+        chosen, rejected = (
+            policy_chosen_logps - ref_chosen_logps,
+            policy_rejected_logps - ref_rejected_logps,
+        )
+        return np.logaddexp(0, -beta * (chosen - rejected))
 
-    assert run_example("To test your own loss", my_dpo_loss=my_dpo_loss)["reference"] is reference
-    with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        run_example("To test your own loss", my_dpo_loss=lambda *sums, beta: -sums[0])
+    run_example("To test your own loss", my_dpo_loss=my_dpo_loss)
+    printed = capsys.readouterr().out
+    assert printed.startswith(
+        "0.6808 is\n  0.680803414: mean of dpo.sigmoid@default (also paper, trl-1.16"
+    )
+    wrong = functools.partial(my_dpo_loss, beta=0.05)
+    with pytest.raises(AssertionError, match=r"agrees with\n  dpo.sigmoid@nemo-rl-7ea279a"):
+        run_example("To test your own loss", my_dpo_loss=wrong)
 
 
 def test_numpy_only() -> None:

@@ -222,18 +222,21 @@ def _candidates(target: Target, loops: bool) -> list[Mutant]:
     return found
 
 
-def choose(targets: list[Target], seed: int, every: bool) -> list[Mutant]:
-    """One mutant of each kind for a row or a kernel, one for what losses share; or every one."""
+def choose(targets: list[Target], seed: int, amount: str = "one") -> list[Mutant]:
+    """One mutant of each kind for a row, and one for a kernel or what losses share; "kinds": one of
+    each kind for these too; "all": every candidate.
+    """
     chosen = []
     for target in targets:
         found = candidates(target)
-        if every:
+        if amount == "all":
             chosen += found
             continue
         # Seeded by the target's name too: a new row does not change the choice for the others.
         generator = random.Random(f"{seed} {target.name}")
         of_kinds = [[mutant for mutant in found if mutant.kind == kind] for kind in KINDS]
         picked = [generator.choice(mutants) for mutants in of_kinds if mutants]
-        is_shared = not target.row and not target.tests
-        chosen += [generator.choice(picked)] if is_shared and picked else picked
+        # Rows are mutated many at a time; anything else costs a build and a test run each.
+        is_one = amount == "one" and not target.row
+        chosen += [generator.choice(picked)] if is_one and picked else picked
     return chosen

@@ -1,14 +1,15 @@
 """Mutate every loss row and every kernel, and see the tests fail.
 
-    python tools/mutate.py [--list] [--seed N] [--all] [--only TEXT]
+    python tools/mutate.py [--list] [--seed N] [--kinds | --all] [--only TEXT] [--part K/N]
 
-For each row of the loss list and each kernel, one mutant of each kind that its text allows: a sign
-turned, a constant changed, a term or a call dropped; for each function that losses share, one. The
-choice is made by the seed, so a run can be repeated; --all tries every candidate (tools/mutants.py).
-A copy of the tree under build/mutate is changed, rebuilt as far as it must be, and tested: kernels
-by their tests, losses by the golden values. A row's formula is no other row's, so one build holds a
-mutant of each row, and the values of every row must be off. A mutant that nothing notices survives,
-is printed with its line, and makes the exit code 1.
+For each row of the loss list one mutant of each kind that its text allows: a sign turned, a
+constant changed, a term or a call dropped; for each kernel and each function that losses share,
+one. The choice is made by the seed, so a run can be repeated; --kinds takes one of each kind
+everywhere, --all every candidate (tools/mutants.py). --part 1/2 is the first of two runs that share
+the work. A copy of the tree under build/mutate is changed, rebuilt as far as it must be, and tested:
+kernels by their tests, losses by the golden values. A row's formula is no other row's, so one build
+holds a mutant of each row, and the values of every row must be off. A mutant that nothing notices
+survives, is printed with its line, and makes the exit code 1.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from build_c import ROOT, build_extension
 from mutants import Mutant, choose, kernel_targets, loss_targets
 
-TREE = ROOT / "build" / "mutate" / "tree"
-OBJECTS = ROOT / "build" / "mutate" / "objects"
-SECONDS_PER_MUTANT = 120  # a mutant that loops for ever counts as caught
+FOLDER = ROOT / "build" / "mutate"
+TREE, OBJECTS = FOLDER / "tree", FOLDER / "objects"
+SECONDS_UNCHANGED = 900
+SECONDS_PER_MUTANT = 240  # a mutant that loops for ever counts as caught
 
 # Prints the rows whose golden values are off.
 GOLDEN_CHECK = """
@@ -39,6 +41,12 @@ from prefopt._check import check_losses
 failed = {case.group.removeprefix("loss ") for case in check_losses() if not case.passed}
 print(json.dumps(sorted(failed)))
 """
+
+
+def use_folder(folder: Path) -> None:
+    """Work under `folder`, beside another run."""
+    global TREE, OBJECTS
+    TREE, OBJECTS = folder / "tree", folder / "objects"
 
 
 def prepare() -> None:
@@ -62,7 +70,7 @@ def copy_changed(source: str, target: str) -> None:
         shutil.copy(source, target)
 
 
-def run(command: list[str]) -> subprocess.CompletedProcess[str] | None:
+def run(command: list[str], seconds: int) -> subprocess.CompletedProcess[str] | None:
     """The command in the tree; None if it took too long."""
     environment = os.environ | {"PYTHONPATH": str(TREE), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
@@ -72,21 +80,22 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str] | None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=SECONDS_PER_MUTANT,
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired:
         return None
 
 
-def run_tests(tests: tuple[str, ...]) -> bool:
+def run_tests(tests: tuple[str, ...], seconds: int = SECONDS_PER_MUTANT) -> bool:
     """True if the tests pass."""
-    done = run(["-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests])
+    command = ["-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
+    done = run(command, seconds)
     return done is not None and done.returncode == 0
 
 
 def failing_rows() -> set[str] | None:
     """The rows whose golden values are off; None if the check did not come to its end."""
-    done = run(["-c", GOLDEN_CHECK])
+    done = run(["-c", GOLDEN_CHECK], SECONDS_PER_MUTANT)
     return set(json.loads(done.stdout)) if done is not None and done.returncode == 0 else None
 
 
@@ -164,27 +173,37 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Mutate losses and kernels; tests must notice.")
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--all", action="store_true", help="every candidate, not one of a kind")
+    amounts = parser.add_mutually_exclusive_group()
+    amounts.add_argument("--kinds", action="store_true", help="one mutant of each kind everywhere")
+    amounts.add_argument("--all", action="store_true", help="every candidate")
     parser.add_argument("--only", default="", help="targets whose name holds this text")
+    parser.add_argument("--part", default="1/1", metavar="K/N", help="this share of the mutants")
     arguments = parser.parse_args()
+    amount = "all" if arguments.all else "kinds" if arguments.kinds else "one"
+    part, parts = map(int, arguments.part.split("/"))
+    if not 1 <= part <= parts:
+        parser.error(f"--part: expected K/N with 1 <= K <= N, got {arguments.part}")
     targets = [t for t in (*loss_targets(), *kernel_targets()) if arguments.only in t.name]
-    mutants = choose(targets, arguments.seed, arguments.all)
+    mutants = choose(targets, arguments.seed, amount)[part - 1 :: parts]
     if arguments.list:
         print("\n".join(map(str, mutants)))
         return 0
     begin = time.perf_counter()
+    if parts > 1:
+        use_folder(FOLDER / f"part-{part}")
     prepare()
     if failing_rows() != set():
         print("mutate: the golden values of the unchanged tree are off")
         return 1
-    for tests in {target.tests for target in targets} - {()}:
-        if not run_tests(tests):
+    for tests in sorted({mutant.target.tests for mutant in mutants} - {()})[part - 1 :: parts]:
+        if not run_tests(tests, SECONDS_UNCHANGED):
             print(f"mutate: the unchanged tree fails {' '.join(tests)}")
             return 1
     survivors = surviving(mutants)
     seconds = time.perf_counter() - begin
     print(
-        f"{len(mutants)} mutants of {len(targets)} targets, {len(survivors)} survived, {seconds:.0f} s"
+        f"{len(mutants)} mutants of {len({mutant.target for mutant in mutants})} targets, "
+        f"{len(survivors)} survived, {seconds:.0f} s"
     )
     return 1 if survivors else 0
 

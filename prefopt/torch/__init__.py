@@ -7,6 +7,11 @@
     loss = dpo_loss(sums[:n], sums[n:], ref[:n], ref[n:], beta=0.1).losses.mean()
     loss.backward()
 
+Without logits, from hidden states and the output head, for every loss of the list:
+
+    loss_function = LinearPreferenceLoss("dpo.sigmoid", beta=0.1)
+    loss, metrics = loss_function(hidden, head.weight, labels, ref_hidden=..., ref_weight=...)
+
 CPU tensors are read in place by the C kernels; other devices run a plain torch form. Under
 torch.compile the functions are single operators in the graph. `selective_log_softmax`,
 `entropy_from_logits` and `selective_log_softmax_and_entropy` have TRL 1.16's signatures.
@@ -15,6 +20,8 @@ torch.compile the functions are single operators in the graph. `selective_log_so
 from __future__ import annotations
 
 from ._inputs import ld_weights, mix_reference, uniforms, wpo_weights
+from ._linear import linear_token_logps
+from ._linear_pair import linear_pair_token_stats
 from ._losses import (
     PairLoss,
     SequenceLoss,
@@ -56,11 +63,13 @@ from ._losses import (
     tpo_loss,
 )
 from ._pair import PairTokenStats, pair_token_stats
+from ._preference import LinearPreferenceLoss
 from ._sequence import sequence_logps
 from ._token import TokenLogps, token_logps
 from ._trl import entropy_from_logits, selective_log_softmax, selective_log_softmax_and_entropy
 
 __all__ = [
+    "LinearPreferenceLoss",
     "PairLoss",
     "PairTokenStats",
     "SequenceLoss",
@@ -88,6 +97,8 @@ __all__ = [
     "kto_kl",
     "kto_loss",
     "ld_weights",
+    "linear_pair_token_stats",
+    "linear_token_logps",
     "loss",
     "mix_reference",
     "odpo_loss",

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -99,6 +100,11 @@ def runs_cuda(tensor: Tensor) -> bool:
     return tensor.is_cuda and not _forced_plain and bool(_cuda.cuda_available())
 
 
+def forces_plain() -> bool:
+    """True within `force_plain`."""
+    return _forced_plain
+
+
 def runs_plain(tensor: Tensor) -> bool:
     """True when no kernels can read this tensor: another device, or a test forces it."""
     return _forced_plain or not (tensor.is_cpu or runs_cuda(tensor))
@@ -144,8 +150,8 @@ def take_temperature(value: Any) -> float:
     return float(value)
 
 
-def as_array(tensor: Tensor) -> npt.NDArray[Any]:
-    """The tensor's own memory as an array; bfloat16 as the uint16 of its bits.
+def _bits(tensor: Tensor) -> Tensor:
+    """The tensor in a dtype that NumPy has: bfloat16 as the uint16 of its bits.
 
     A view that only notes its sign, as the imaginary part of a conjugate does, is written out.
     """
@@ -153,14 +159,30 @@ def as_array(tensor: Tensor) -> npt.NDArray[Any]:
         tensor = tensor.detach()
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
-    if tensor.dtype is torch.bfloat16:
-        return tensor.view(torch.uint16).numpy()
-    return tensor.numpy()
+    return tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor
+
+
+def as_array(tensor: Tensor) -> npt.NDArray[Any]:
+    """The tensor's own memory as an array; bfloat16 as the uint16 of its bits."""
+    return _bits(tensor).numpy()
 
 
 def optional_array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
     """`as_array`, or None for None."""
     return None if tensor is None else as_array(tensor)
+
+
+def borrowed_array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
+    """`optional_array` of a model's parameter. Tensor.numpy would bar its storage from resizing, and
+    FSDP2 frees the storage of gathered parameters that way; DLPack leaves it alone.
+    """
+    if tensor is None:
+        return None
+    bits = _bits(tensor)
+    if bits.dtype is not torch.uint16:
+        array: npt.NDArray[Any] = np.from_dlpack(bits)
+        return array
+    return np.from_dlpack(bits.view(torch.int16)).view(np.uint16)  # older torch exports no uint16
 
 
 def core_dtype(tensor: Tensor) -> str | None:

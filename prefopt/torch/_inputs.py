@@ -31,7 +31,7 @@ def ld_weights(mask: Tensor, other_lengths: Tensor, alpha: float) -> Tensor:
         )
     counts = mask != 0
     shorter = counts.cumsum(1) <= other_lengths[:, None]
-    weights = torch.where(shorter, 1.0, share).to(wide_dtype(mask))
+    weights = torch.ones_like(mask, dtype=wide_dtype(mask)).masked_fill_(~shorter, share)
     return weights.masked_fill(~counts, 0.0)
 
 

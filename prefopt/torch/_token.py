@@ -292,7 +292,7 @@ def check_logits_and_labels(
     return logits
 
 
-def _ordered(stats: Sequence[str]) -> tuple[str, ...]:
+def ordered(stats: Sequence[str]) -> tuple[str, ...]:
     """The names in the order of STATS, each once."""
     if isinstance(stats, str) or not all(name in STATS for name in stats):
         raise ValueError(f"stats: expected names out of {', '.join(STATS)}, got {stats!r}")
@@ -349,7 +349,7 @@ def token_logps(
     """
     logits = check_logits_and_labels(logits, labels, dtype)
     temperature = take_temperature(temperature)
-    names = _ordered(stats) if stats else ()
+    names = ordered(stats) if stats else ()
     logps, lse, *rest = outputs(logits, labels, ignore_index, temperature, " ".join(names))
     if lse.requires_grad:  # backward reads this one: the caller gets a copy, to change at will
         lse = lse.to(logps.dtype, copy=True)

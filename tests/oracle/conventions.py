@@ -222,7 +222,8 @@ add(TRL, "cpo.sigmoid cpo.hinge cpo.ipo cpo.simpo")
 add(TRL, "orpo.orpo", needs="chosen_nll nll_tokens")
 add(TRL, "tpo.sigmoid tpo.hinge", defaults={"beta": 0.01})
 add(TRL, "tpo.ipo tpo.tpo_l", defaults={"beta": 0.01}, takes_empty=True)
-add(TRL, "grpo.grpo grpo.bnpo grpo.gspo grpo.sapo")
+add(TRL, "grpo.grpo grpo.gspo grpo.sapo")
+add(TRL, "grpo.bnpo", "num_tokens")  # its mean is over the tokens of the local batch
 add(TRL, "grpo.dr_grpo", needs="max_completion_length")
 add(TRL, "grpo.dapo", needs="num_tokens")
 add(TRL, "grpo.cispo", "epsilon_low", "num_tokens", defaults={"epsilon_high": 0.2})
@@ -246,7 +247,8 @@ add("trl-0.24", "kl.k1 kl.k3", "log_ratio_limit")
 add("trl-0.24", "cpo.sigmoid cpo.hinge cpo.ipo cpo.simpo ppo.value_clip")
 add("trl-0.24", "orpo.orpo", needs="chosen_nll nll_tokens")
 add("trl-0.24", "ppo.clip", "epsilon_high log_ratio_limit")
-add("trl-0.24", "grpo.grpo grpo.bnpo grpo.gspo")
+add("trl-0.24", "grpo.grpo grpo.gspo")
+add("trl-0.24", "grpo.bnpo", "num_tokens")
 add("trl-0.24", "grpo.dr_grpo", needs="max_completion_length")
 add("trl-0.24", "grpo.dapo", needs="num_tokens")
 
@@ -264,7 +266,8 @@ add(LIGER, "orpo.orpo")
 GRPO = {"kl_beta": 0.04}  # grpo_loss.py:91
 OWN_HIGH = GRPO | {"epsilon_high": 0.2}  # grpo_loss.py:90: does not follow epsilon_low
 RATIOS = {"defaults": OWN_HIGH, "adapt": kl_only_with_reference}
-add(LIGER, "grpo.grpo grpo.bnpo grpo.dapo grpo.gspo", **RATIOS)
+add(LIGER, "grpo.grpo grpo.dapo grpo.gspo", **RATIOS)
+add(LIGER, "grpo.bnpo", "num_tokens", **RATIOS)
 add(LIGER, "grpo.dr_grpo", needs="max_completion_length", **RATIOS)
 add(LIGER, "grpo.cispo", "epsilon_low", **RATIOS)
 add(LIGER, "grpo.sapo", defaults=GRPO, adapt=kl_only_with_reference)
@@ -283,7 +286,7 @@ add(
     defaults={"beta": 10.0, "simpo_gamma": 3.0}, adapt=gamma_by_ratio(0.3),
 )  # fmt: skip
 add(
-    HALOS, "grpo.bnpo", "delta epsilon_high old_logps", "ref_token_logps",
+    HALOS, "grpo.bnpo", "delta epsilon_high num_tokens old_logps", "ref_token_logps",
     defaults={"epsilon": 0.01, "kl_beta": 0.01}, adapt=old_policy_is_reference,
 )  # fmt: skip
 
@@ -318,7 +321,7 @@ add(
     defaults={"kl_beta": 0.1},
 )  # fmt: skip
 add(
-    TORCHTUNE, "grpo.bnpo", "delta epsilon_high", "ref_token_logps",
+    TORCHTUNE, "grpo.bnpo", "delta epsilon_high num_tokens", "ref_token_logps",
     defaults={"epsilon": 0.1, "kl_beta": 0.1},
 )  # fmt: skip
 
