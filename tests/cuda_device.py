@@ -14,7 +14,8 @@ from prefopt._cuda_abi import Call, LossArgs, NamedValue, NamedView, View, fill_
 ALIGNMENT = 256
 # All cases run on the source without a sanitizer; every other variant of tools/cuda_sim.py takes few,
 # small ones.
-SMALL = os.environ.get("CUDA_SIM_VARIANT", "source") != "source"
+VARIANT = os.environ.get("CUDA_SIM_VARIANT", "source")
+SMALL = VARIANT != "source"
 
 
 def describe(view: View, array: np.ndarray) -> None:

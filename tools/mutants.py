@@ -116,7 +116,7 @@ def loss_targets() -> Iterator[Target]:
     the function run_PROGRAM.
     """
     formulas = {f[0]: f for f in _functions(r"PFO_FORMULA\((\w+)\)", LOSSES.glob("*.inc"))}
-    static = r"^static (?!const)[^=;]*?\b(\w+)\((?=[^)]*\b\w)"
+    static = r"^(?:static|PFO_STEP|PFO_HELPER) (?!const)[^=;]*?\b(\w+)\((?=[^)]*\b\w)"
     programs = {f[0]: f for f in _functions(static, LOSSES.glob("programs*.inc"))}
     own = set()
     for family, variant, program in loss_rows():
@@ -131,7 +131,9 @@ def loss_targets() -> Iterator[Target]:
     helpers = _functions(r"^(?!PFO_FORMULA).*?PFO_FN\((\w+)\)\(", LOSSES.glob("*.inc"))
     for name, *place in (*helpers, *programs.values()):
         # Checks refuse bad arguments, which golden values have none of; their tests are others.
-        if name not in own and not name.startswith(("check_", "loss_terms_of", "run_program")):
+        if name not in own and not name.startswith(
+            ("check_", "validate_", "loss_terms_of", "run_program")
+        ):
             yield Target(f"loss {name}", *place)
 
 

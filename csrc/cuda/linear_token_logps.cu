@@ -34,6 +34,7 @@ struct Fold {
     TileView tile;
     pfo_row_state *states; /* of this tile: row r, part p at [r * states_per_row + p] */
     int64_t states_per_row;
+    RealNumber scale; /* of x, which has the temperature in it */
 };
 
 template <int LEVEL, int THREADS> __global__ void __launch_bounds__(BLOCK_THREADS) fold_tile(Fold in)
@@ -43,7 +44,7 @@ template <int LEVEL, int THREADS> __global__ void __launch_bounds__(BLOCK_THREAD
     const LinearRow row = in.tile.rows[piece.row];
     if (row.kind != ROW_LIVE && row.kind != ROW_BAD_LABEL) return; /* the whole team */
     const float *x = row_of(in.tile, piece);
-    RowSums<float, LEVEL, THREADS> sums(1.0);
+    RowSums<float, LEVEL, THREADS> sums(in.scale, 1.0);
     sums.read(x, piece.begin, piece.end);
     pfo_row_state state;
     sums.combine(x, piece.begin, piece.end, &state);
@@ -67,7 +68,7 @@ template <int LEVEL> static pfo_status fold_level(const Linear *l, const Fold &f
 static pfo_status fold(const Forward *f, const Tile &tile, int64_t index, pfo_error *error)
 {
     const Linear *l = &f->l;
-    const Fold in = {view_of(l, tile), f->states + index * l->plan.parts, l->tiles * l->plan.parts};
+    const Fold in = {view_of(l, tile), f->states + index * l->plan.parts, l->tiles * l->plan.parts, scale_of(1.0)};
     switch (f->level) {
     case PFO_FOLD_LSE: return fold_level<PFO_FOLD_LSE>(l, in, error);
     case PFO_FOLD_ENTROPY: return fold_level<PFO_FOLD_ENTROPY>(l, in, error);
