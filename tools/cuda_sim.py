@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "cuda_sim"
 SIM = "tests/cuda_sim"
 NAME = "prefopt_cudasim"
-STANDARD_VARIANTS = (*("source", "source-asan", "source-tsan-blocks", "ptx-80", "ptx-90"),)
+STANDARD_VARIANTS = ("source", "source-asan", "source-tsan-blocks", "ptx-90")
 
 # GCC 12, not clang 14: its thread sanitizer keeps apart thousands of threads, that of clang (and of
 # GCC from 13 on) 255, and loses races in larger blocks. Its alignment checks see struct copies too.
