@@ -22,7 +22,8 @@ static XLA_FFI_Error_Code code_of(pfo_status status)
 {
     switch (status) {
     case PFO_ERROR_MEMORY: return XLA_FFI_Error_Code_RESOURCE_EXHAUSTED;
-    case PFO_ERROR_ISA: return XLA_FFI_Error_Code_FAILED_PRECONDITION;
+    case PFO_ERROR_ISA:
+    case PFO_ERROR_DEVICE: return XLA_FFI_Error_Code_FAILED_PRECONDITION;
     case PFO_OK:
     case PFO_ERROR_DTYPE:
     case PFO_ERROR_SHAPE:
