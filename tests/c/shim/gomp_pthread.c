@@ -17,7 +17,15 @@ typedef struct team {
     void *data;
 } team;
 
+typedef struct member {
+    team *team;
+    int number;
+} member;
+
 static _Thread_local team *current_team;
+static _Thread_local int current_number;
+
+int omp_get_thread_num(void);
 
 void GOMP_parallel(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 bool GOMP_loop_nonmonotonic_dynamic_start(long start, long end, long step, long chunk, long *first, long *last);
@@ -26,26 +34,33 @@ void GOMP_loop_end(void);
 
 static void *run_member(void *context)
 {
-    team *t = context;
-    current_team = t;
-    t->body(t->data);
+    const member *m = context;
+    current_team = m->team;
+    current_number = m->number;
+    m->team->body(m->team->data);
     current_team = NULL;
     return NULL;
 }
+
+int omp_get_thread_num(void) { return current_number; }
 
 void GOMP_parallel(void (*body)(void *), void *data, unsigned threads, unsigned flags)
 {
     team t = {.lock = PTHREAD_MUTEX_INITIALIZER, .body = body, .data = data};
     team *outer = current_team;
-    pthread_t members[MAX_THREADS];
+    const int outer_number = current_number;
+    pthread_t handles[MAX_THREADS];
+    member members[MAX_THREADS + 1];
     unsigned helpers = outer || threads == 0 ? 0 : threads - 1;
     (void)flags;
     if (helpers > MAX_THREADS) helpers = MAX_THREADS;
+    for (unsigned i = 0; i <= helpers; i++) members[i] = (member){&t, (int)i}; /* 0 is the caller */
     for (unsigned i = 0; i < helpers; i++)
-        if (pthread_create(&members[i], NULL, run_member, &t) != 0) abort();
-    run_member(&t);
-    for (unsigned i = 0; i < helpers; i++) pthread_join(members[i], NULL);
+        if (pthread_create(&handles[i], NULL, run_member, &members[i + 1]) != 0) abort();
+    run_member(&members[0]);
+    for (unsigned i = 0; i < helpers; i++) pthread_join(handles[i], NULL);
     current_team = outer;
+    current_number = outer_number;
 }
 
 static bool take_chunk(team *t, long *first, long *last)
