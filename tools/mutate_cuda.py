@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from build_c import ROOT
 from lint_c import blank_comments
-from mutate import Mutant, Target, line_candidates
+from mutants import Mutant, Target, line_candidates
 
 TREE = ROOT / "build" / "mutate_cuda" / "tree"
 SECONDS_PER_MUTANT = 180  # a mutant that loops for ever counts as caught
@@ -80,7 +80,8 @@ COMPARISONS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==
 
 def candidates_of_line(line: str) -> Iterator[tuple[str, int, str, str]]:
     """(kind, column, before, after) of every change to one line."""
-    yield from line_candidates(line)
+    # Dropped calls and turned comparisons are of losses; kernels have their own below.
+    yield from (each for each in line_candidates(line) if each[0] not in ("call", "order"))
     for match in re.finditer(r"(?<=[\w)\]] )(<=|>=|==|!=|<|>)(?= [\w(-])", line):
         yield "compare", match.start(), match[0], COMPARISONS[match[0]]
     for match in ORDER.finditer(line):
