@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -288,11 +289,14 @@ class References:
 
 
 def growth(call: Call, count: Callable[[], int], repeats: int = 50) -> float:
-    """How much `count` grows per call: least of three, as caches fill once and leaks go on."""
+    """How much `count` grows per call: least of several, as caches fill once, what other threads
+    do comes to an end, and leaks go on.
+    """
     for _ in range(3):
         call()
     tries = []
-    for _ in range(3):
+    for pause in (0.0, 0.0, 0.1, 0.3, 1.0):
+        time.sleep(pause)
         gc.collect()
         before = count()
         for _ in range(repeats):

@@ -19,6 +19,20 @@ struct Sequences {
     uint64_t *report;
 };
 
+/* Whether the offsets ascend, all of them: where some do not, sequences may overlap, and none is used. */
+__device__ inline bool ascends(const Sequences &in)
+{
+    PFO_SHARED(int, falls, 1);
+    if (threadIdx.x == 0) falls[0] = 0;
+    __syncthreads();
+    for (unsigned k = threadIdx.x; k < gridDim.x; k += SEQUENCE_THREADS)
+        if (read_int(row_at(in.cu_seqlens, {0, k}), in.cu_seqlens.dtype) >
+            read_int(row_at(in.cu_seqlens, {0, k + 1}), in.cu_seqlens.dtype))
+            atomicOr(&falls[0], 1);
+    __syncthreads();
+    return falls[0] == 0;
+}
+
 /* The tokens of the block's sequence, and whether its offsets are usable. */
 struct Bounds {
     unsigned outer;
@@ -32,7 +46,7 @@ __device__ inline Bounds bounds_of(const Sequences &in, unsigned sequence)
     const int64_t begin = read_int(row_at(in.cu_seqlens, {0, sequence}), in.cu_seqlens.dtype);
     const int64_t end = read_int(row_at(in.cu_seqlens, {0, sequence + 1}), in.cu_seqlens.dtype);
     const bool starts = sequence > 0 || begin == 0, ends = sequence + 1 < gridDim.x || end == in.tokens;
-    const bool fits = begin >= 0 && begin <= end && end <= in.tokens && starts && ends;
+    const bool fits = ascends(in) && begin >= 0 && end <= in.tokens && starts && ends;
     if (!fits && threadIdx.x == 0) report_bad(in.report, REPORT_CU_SEQLENS, sequence);
     return {0, fits ? begin : 0, fits ? end : 0, fits};
 }
