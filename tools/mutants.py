@@ -34,6 +34,7 @@ TESTS_OF = {  # by how the kernel's file begins
     "widen_": LINEAR_TESTS,
 }
 LOSSES = ROOT / "csrc" / "losses"
+FORMULA_OF = {"rso_accept": "accept_candidates"}  # whose program only calls it
 KINDS = ("sign", "constant", "term", "call", "order")
 
 # Lines whose change cannot change a result.
@@ -41,7 +42,10 @@ SKIPPED = re.compile(
     r"PREFETCH"  # speed only
     r"|PFO_BLOCK|PFO_FOLD_VALUES|PFO_SEGMENT|PFO_SERIAL"  # where sums are cut: equal in budget
     r"|^\s*(#|//|\*|static const|typedef|_Static_assert)"
-    r"|\(void\)|pfo_fail\("
+    r"|\(void\)|pfo_fail\(|PFO_BAD\("
+    r"|PFO_BARRIER"  # of a GPU's threads, nothing on a CPU: tests/cuda_sim
+    r"|clear_terms|memset\(terms"  # a fresh stack is often 0 already
+    r"|gaps\[i\] - mean"  # sum (g - m)(g + m) = sum (g - m)^2
     r"|const double \*|work->\w+ = |size_t |malloc\(|\+ i \* \w+\)|spread_sampled\(batch"  # addresses
     r"|nan_a - nan_b"  # golden values hold no NaN
     r"|ratio >= -1\)|-0\.693"  # picks one of two forms of the same number
@@ -123,6 +127,7 @@ def loss_targets() -> Iterator[Target]:
         name = (
             f"{family}_{variant}" if f"{family}_{variant}" in formulas else f"run_{program.lower()}"
         )
+        name = FORMULA_OF.get(f"{family}_{variant}", name)
         found = formulas.get(name) or programs.get(name)
         if found is None:
             raise SystemExit(f"mutate: no formula found for loss {family}.{variant}")
