@@ -138,7 +138,7 @@ def loss_targets() -> Iterator[Target]:
     for name, *place in (*helpers, *programs.values()):
         # Checks refuse bad arguments, which golden values have none of; their tests are others.
         if name not in own and not name.startswith(
-            ("check_", "validate_", "loss_terms_of", "run_program")
+            ("check_", "validate_", "loss_terms_of", "run_program", "clear_terms")
         ):
             yield Target(f"loss {name}", *place)
 
