@@ -410,7 +410,7 @@ def operator_arguments(
     leaves: dict[str, Any], stats: str = "", topk: int = 0, gradients: str = ""
 ) -> tuple[Any, ...]:
     tensors = [leaves.get(n) for n in ("hidden", "weight", "labels", "bias", "lora_a", "lora_b")]
-    return (*tensors, -100, 0.7, 5.0, 0.8, 0, 0.0, "", 0, "", stats, topk, gradients)
+    return (*tensors, -100, 0.7, 5.0, 0.8, 0, 0.0, "", 0, "", 0, stats, topk, gradients)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)

@@ -182,7 +182,7 @@ def test_opcheck_and_compile() -> None:
     leaves = leaves_of(problem(), PARAMETERS)
     order = ("hidden", "weight", "labels", "bias", "lora_a", "lora_b", *REF.values())
     tensors = [leaves[name] for name in order]
-    numbers = (-100, 0.7, 5.0, 0.8, 4000, 0.0, "", 0, "")
+    numbers = (-100, 0.7, 5.0, 0.8, 4000, 0.0, "", 0, "", 0)
     arguments = (*tensors, *numbers, 0.1, "ref_policy_kl policy_ref_kl correct")
     torch.library.opcheck(_linear_pair.operator, arguments)
     constants = [each.detach() for each in tensors]
