@@ -106,8 +106,8 @@ def test_special_values(isa: str, vocab: int) -> None:
     """What prefopt.h states of infinities and NaN, in blocks with and without finite neighbours."""
     inf, nan = np.inf, np.nan
     rng = np.random.default_rng(3)
-    policy = rng.normal(size=(9, vocab)).astype(np.float32)
-    ref = rng.normal(size=(9, vocab)).astype(np.float32)
+    policy = rng.normal(size=(10, vocab)).astype(np.float32)
+    ref = rng.normal(size=(10, vocab)).astype(np.float32)
     for ruled_out in (slice(5, 9), slice(-9, -6)):  # by both, in the first block and in the last
         policy[0, ruled_out] = ref[0, ruled_out] = -inf
     policy[1, 7] = -inf  # ruled out by the policy alone
@@ -118,12 +118,13 @@ def test_special_values(isa: str, vocab: int) -> None:
     ref[6, 2] = nan
     policy[7, : vocab - 1] = ref[7, : vocab - 1] = -inf  # one entry is left
     policy[8, : vocab // 2] = -inf  # whole blocks of one row
-    labels = np.full(9, vocab - 1)
+    policy[9, -9] = -inf  # by the policy alone, in the last block
+    labels = np.full(10, vocab - 1)
     got = prefopt.pair_token_stats(policy, ref, labels, perturbation=0.5, stats=PAIR_STATS)
     want = oracle.pair_stats(policy, ref, labels, 1.0, 0.5)
     for name in oracle.NAMES:
         result = getattr(got, name)
-        for row in (0, 1, 2, 7, 8):
+        for row in (0, 1, 2, 7, 8, 9):
             expected = float(want[name][row])
             if name == "plus_logps" and row == 2:
                 assert np.isnan(result[row])
@@ -131,6 +132,9 @@ def test_special_values(isa: str, vocab: int) -> None:
                 assert result[row] == pytest.approx(expected, rel=2e-6, abs=2e-6), (name, row)
             else:
                 assert result[row] == expected, (name, row)
+    alone = prefopt.pair_token_stats(policy, ref, labels, stats=PAIR_STATS[:2])
+    for name in ("policy_logps", "policy_lse", *PAIR_STATS[:2]):  # without the perturbed rows
+        np.testing.assert_allclose(getattr(alone, name), getattr(got, name), rtol=2e-6, atol=2e-6)
     assert got.ref_policy_kl[1] == inf
     assert np.isfinite(got.policy_ref_kl[1])
     assert got.policy_ref_kl[2] == inf
