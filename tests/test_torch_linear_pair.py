@@ -21,6 +21,7 @@ from torch_linear_cases import (  # noqa: E402
     worst,
 )
 from torch_linear_cases import truth as truth_of_one  # noqa: E402
+from torch_pair_cases import pair_truth  # noqa: E402
 
 from prefopt import torch as prefopt_torch  # noqa: E402
 from prefopt._pair import PAIR_STATS  # noqa: E402
@@ -53,21 +54,7 @@ def ref_of(both: dict[str, Any]) -> dict[str, Any]:
 
 def truth(both: dict[str, Any], perturbation: float = 0.01, **options: Any) -> dict[str, Any]:
     x, y = logits(both, options), logits(ref_of(both), options)
-    log_p, log_r = torch.log_softmax(x, -1), torch.log_softmax(y, -1)
-    labels = both["labels"]
-    index = labels.clamp(min=0).unsqueeze(-1)
-    results = {
-        "policy_logps": log_p.gather(-1, index).squeeze(-1),
-        "ref_logps": log_r.gather(-1, index).squeeze(-1),
-        "policy_lse": torch.logsumexp(x, -1),
-        "ref_lse": torch.logsumexp(y, -1),
-        "ref_policy_kl": (log_r.exp() * (log_r - log_p)).sum(-1),
-        "policy_ref_kl": (log_p.exp() * (log_p - log_r)).sum(-1),
-    }
-    for name, sign in (("plus_logps", 1), ("minus_logps", -1)):
-        moved = torch.log_softmax(x + sign * perturbation * (x - y), -1)
-        results[name] = moved.gather(-1, index).squeeze(-1)
-    return {name: torch.where(labels == -100, 0, each) for name, each in results.items()}
+    return pair_truth(x, y, both["labels"], perturbation)
 
 
 def total(results: Any) -> Any:

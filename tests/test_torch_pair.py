@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+from torch_pair_cases import pair_truth  # noqa: E402
 from torch_ways import WAYS, parameters  # noqa: E402
 
 import prefopt  # noqa: E402
@@ -37,21 +38,7 @@ def make(dtype: Any, shape: tuple[int, ...] = (3, 5), vocab: int = 33) -> tuple[
 
 def oracle(policy: Any, ref: Any, labels: Any, temperature: float, eps: float) -> dict[str, Any]:
     """Every result with torch's own functions, differentiable in policy."""
-    x, y = policy.double() / temperature, ref.double() / temperature
-    log_p, log_r = torch.log_softmax(x, -1), torch.log_softmax(y, -1)
-    index = labels.clamp(min=0).unsqueeze(-1)
-    results = {
-        "policy_logps": log_p.gather(-1, index).squeeze(-1),
-        "ref_logps": log_r.gather(-1, index).squeeze(-1),
-        "policy_lse": torch.logsumexp(x, -1),
-        "ref_lse": torch.logsumexp(y, -1),
-        "ref_policy_kl": (log_r.exp() * (log_r - log_p)).sum(-1),
-        "policy_ref_kl": (log_p.exp() * (log_p - log_r)).sum(-1),
-    }
-    for name, sign in (("plus_logps", 1), ("minus_logps", -1)):
-        moved = torch.log_softmax(x + sign * eps * (x - y), -1)
-        results[name] = moved.gather(-1, index).squeeze(-1)
-    return {name: each.masked_fill(labels == -100, 0) for name, each in results.items()}
+    return pair_truth(policy.double() / temperature, ref.double() / temperature, labels, eps)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -16,6 +16,7 @@ enum pfo_token_output {
     PFO_TOKEN_LSE2,
     PFO_TOKEN_OUTPUTS
 };
+extern const char *const pfo_token_output_names[PFO_TOKEN_OUTPUTS];
 void pfo_token_outputs(const pfo_token_logps_args *args, const pfo_view *outputs[PFO_TOKEN_OUTPUTS]);
 pfo_status pfo_check_token_logps(const pfo_token_logps_args *args, pfo_error *error);
 

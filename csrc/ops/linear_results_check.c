@@ -3,9 +3,6 @@
 #include "../core/row_state.h"
 #include "checks.h"
 
-static const char *const stat_names[PFO_TOKEN_OUTPUTS] = {"logps",      "lse",       "entropy", "correct",
-                                                          "mean_logit", "max_logit", "lse2"};
-
 static int32_t real_of(const pfo_linear_inputs *in) { return in->hidden.dtype == PFO_F64 ? PFO_F64 : PFO_F32; }
 static int64_t hidden_size(const pfo_linear_inputs *in) { return in->hidden.shape[in->hidden.ndim - 1]; }
 
@@ -33,7 +30,7 @@ static pfo_status check_results(const pfo_linear_token_logps_args *args, pfo_err
         if (!pfo_present(stats[k])) continue;
         const int is_wide = k == PFO_TOKEN_LSE && stats[k]->dtype == PFO_F64;
         const int32_t dtype = k == PFO_TOKEN_CORRECT ? PFO_BOOL : is_wide ? PFO_F64 : real;
-        status = pfo_check_linear_rows_out(in, stats[k], stat_names[k], -1, dtype, error);
+        status = pfo_check_linear_rows_out(in, stats[k], pfo_token_output_names[k], -1, dtype, error);
     }
     const pfo_view *gradients[] = {&args->grad_hidden_logps, &args->grad_hidden_lse, &args->grad_hidden_entropy};
     static const char *const names[] = {"grad_hidden_logps", "grad_hidden_lse", "grad_hidden_entropy"};
@@ -247,13 +244,15 @@ pfo_status pfo_check_row_states(const pfo_row_states_args *args, pfo_error *erro
     for (int k = 0; status == PFO_OK && k < PFO_TOKEN_OUTPUTS; k++) {
         if (!pfo_present(stats[k])) continue;
         const int sets = k == PFO_TOKEN_CORRECT ? PFO_SET_BOOL : PFO_SET_FLOAT;
-        status = pfo_check_array(stats[k], stat_names[k], sets, error);
-        if (status == PFO_OK) status = pfo_check_leading(stats[k], stat_names[k], labels, 0, "labels", error);
-        if (status == PFO_OK) status = pfo_check_writable_strides(stats[k], stat_names[k], error);
-        if (status == PFO_OK) status = pfo_check_disjoint(stats[k], stat_names[k], states, "states", error);
-        if (status == PFO_OK) status = pfo_check_disjoint(stats[k], stat_names[k], labels, "labels", error);
+        status = pfo_check_array(stats[k], pfo_token_output_names[k], sets, error);
+        if (status == PFO_OK)
+            status = pfo_check_leading(stats[k], pfo_token_output_names[k], labels, 0, "labels", error);
+        if (status == PFO_OK) status = pfo_check_writable_strides(stats[k], pfo_token_output_names[k], error);
+        if (status == PFO_OK) status = pfo_check_disjoint(stats[k], pfo_token_output_names[k], states, "states", error);
+        if (status == PFO_OK) status = pfo_check_disjoint(stats[k], pfo_token_output_names[k], labels, "labels", error);
         for (int other = 0; status == PFO_OK && other < k; other++)
-            status = pfo_check_disjoint(stats[k], stat_names[k], stats[other], stat_names[other], error);
+            status = pfo_check_disjoint(stats[k], pfo_token_output_names[k], stats[other],
+                                        pfo_token_output_names[other], error);
     }
     return status;
 }

@@ -1,8 +1,8 @@
 /* The checks of token_logps and its gradient. */
 #include "checks.h"
 
-static const char *const output_names[PFO_TOKEN_OUTPUTS] = {"logps",      "lse",       "entropy", "correct",
-                                                            "mean_logit", "max_logit", "lse2"};
+const char *const pfo_token_output_names[PFO_TOKEN_OUTPUTS] = {"logps",      "lse",       "entropy", "correct",
+                                                               "mean_logit", "max_logit", "lse2"};
 
 void pfo_token_outputs(const pfo_token_logps_args *args, const pfo_view *outputs[PFO_TOKEN_OUTPUTS])
 {
@@ -22,7 +22,7 @@ static pfo_status check_outputs(const pfo_token_logps_args *args, pfo_error *err
     pfo_token_outputs(args, outputs);
     for (int k = 0; k < PFO_TOKEN_OUTPUTS; k++) {
         if (!pfo_present(outputs[k])) continue;
-        const char *name = output_names[k];
+        const char *name = pfo_token_output_names[k];
         pfo_status status =
             pfo_check_array(outputs[k], name, k == PFO_TOKEN_CORRECT ? PFO_SET_BOOL : PFO_SET_FLOAT, error);
         /* lse may be asked for in double: a gradient from it is exact to the last bit of p (see token_logps_grad). */
@@ -34,7 +34,7 @@ static pfo_status check_outputs(const pfo_token_logps_args *args, pfo_error *err
         if (status == PFO_OK) status = pfo_check_disjoint(outputs[k], name, &args->logits, "logits", error);
         if (status == PFO_OK) status = pfo_check_disjoint(outputs[k], name, &args->labels, "labels", error);
         for (int other = 0; status == PFO_OK && other < k; other++)
-            status = pfo_check_disjoint(outputs[k], name, outputs[other], output_names[other], error);
+            status = pfo_check_disjoint(outputs[k], name, outputs[other], pfo_token_output_names[other], error);
         if (status != PFO_OK) return status;
     }
     return PFO_OK;
