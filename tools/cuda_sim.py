@@ -39,7 +39,9 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "cuda_sim"
 SIM = "tests/cuda_sim"
 NAME = "prefopt_cudasim"
-STANDARD_VARIANTS = ("source", "source-asan", "source-tsan-blocks", "ptx-90")
+STANDARD_VARIANTS = (
+    *("source", "source-asan", "source-tsan", "source-tsan-blocks", "ptx-80", "ptx-90"),
+)
 
 # GCC 12, not clang 14: its thread sanitizer keeps apart thousands of threads, that of clang (and of
 # GCC from 13 on) 255, and loses races in larger blocks. Its alignment checks see struct copies too.
@@ -51,8 +53,8 @@ COMPILE_C = ("gcc", "-std=c11", "-g", "-fPIC", "-ffp-contract=off", "-MMD")
 # Registers are no C++ variables: most are written once, some never read, and a float's is an integer.
 # One that is read before it is written holds 0xfe in every byte.
 PTX_FLAGS = ("-Og", "-g1", "-fno-strict-aliasing", "-ftrivial-auto-var-init=pattern", "-w")
-# csrc/cuda/loss.cu becomes 5 MB of C++, which takes GCC minutes: a variant of PTX runs its source.
-UNTRANSLATED = ("csrc/cuda/loss.cu",)
+# csrc/cuda/loss.cu becomes 5 MB of C++, on which GCC takes minutes and gigabytes in one file.
+PARTS = {"csrc/cuda/loss.cu": 8}
 INLINE = (
     *("-finline-functions", "-finline-limit=1000000", "-fno-semantic-interposition"),
     *("--param", "large-function-growth=10000", "--param", "inline-unit-growth=10000"),
@@ -186,27 +188,34 @@ def _engine(sanitizer: Sanitizer) -> list[Path]:
     return objects
 
 
-def _translate(chosen: Variant, folder: Path, source: str) -> Path:
+def _translate(chosen: Variant, folder: Path, source: str) -> list[Path]:
     """nvcc's PTX of a .cu, translated and compiled."""
     ptx = folder / (source.replace("/", "__").removesuffix(".cu") + ".ptx")
     architecture = f"-arch=compute_{chosen.architecture}"
     command = [str(cuda_toolkit.nvcc()), *cuda_toolkit.NVCC_FLAGS, "-ptx", architecture, source]
     make(ROOT, ptx, [*command, "-MD", "-MF", str(ptx.with_suffix(".d")), "-o", str(ptx)])
-    text = ptx.with_suffix(".ptx.cpp")
-    if is_older(text, [ptx, *(ROOT / SIM).glob("ptx*.py")]):
-        translator = str(ROOT / SIM / "ptx2cpp.py")
-        subprocess.run([sys.executable, translator, str(ptx), str(text)], check=True)
+    texts = [
+        ptx.with_suffix(f".{part}.cpp" if part else ".ptx.cpp")
+        for part in range(PARTS.get(source, 1))
+    ]
+    if any(is_older(text, [ptx, *(ROOT / SIM).glob("ptx*.py")]) for text in texts):
+        command = [sys.executable, str(ROOT / SIM / "ptx2cpp.py"), str(ptx), *map(str, texts)]
+        subprocess.run(command, check=True)
     flags = [*PTX_FLAGS, *chosen.sanitizer.ptx_flags]
-    return _compile(os.path.relpath(text, ROOT), text.with_suffix(".o"), flags)
+
+    def compiled(text: Path) -> Path:
+        return _compile(os.path.relpath(text, ROOT), text.with_suffix(".o"), flags)
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(compiled, texts))
 
 
 def _kernel_objects(chosen: Variant, folder: Path, source: str) -> list[Path]:
     """The host side, with the kernels' own text; for PTX also the kernels that run in its place."""
     flags = ["-O1", *chosen.sanitizer.flags]
     objects = [_compile(source, _object(folder, source), flags)]
-    is_translated = source.endswith(".cu") and source not in UNTRANSLATED
-    if chosen.architecture is not None and is_translated:
-        objects.append(_translate(chosen, folder, source))
+    if chosen.architecture is not None and source.endswith(".cu"):
+        objects += _translate(chosen, folder, source)
     return objects
 
 

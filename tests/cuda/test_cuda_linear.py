@@ -20,7 +20,7 @@ from prefopt import _cuda
 from prefopt._cuda_abi import Error
 
 pytestmark = pytest.mark.skipif(
-    device.SMALL, reason="test_cuda_linear_races.py is what the thread sanitizer runs"
+    device.SMALL, reason="source and ptx-90 run all cases, other variants test_cuda_linear_races.py"
 )
 
 # Worst errors of the cases here (2026-11-27, the simulation's cuBLAS), times two. Statistics in units

@@ -13,11 +13,6 @@ from row_cases import EXTRA_PARAMETERS, LOSSES, PROCEDURES, ROWS, WIDTH
 import prefopt
 from prefopt import _cuda
 
-pytestmark = pytest.mark.skipif(
-    device.VARIANT.startswith("ptx"),
-    reason="loss.cu is not translated from PTX (tools/cuda_sim.py); the source variants run it",
-)
-
 # Double throughout, rounded once; sums are made in another order. Twice the worst measured.
 TOLERANCES = {np.float32: 0.0, np.float64: 6.6e-16}
 # One thread's share, a block's, more than a block's, of several blocks.

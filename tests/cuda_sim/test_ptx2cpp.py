@@ -38,7 +38,8 @@ FILES = """
 
 def body(text: str) -> str:
     """The translation of one kernel with these statements."""
-    return ptx2cpp.translate(HEAD + text + "\n ret;\n}\n" + FILES)
+    (translated,) = ptx2cpp.translate(HEAD + text + "\n ret;\n}\n" + FILES)
+    return translated
 
 
 def test_declarations() -> None:
