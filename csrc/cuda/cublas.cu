@@ -4,16 +4,9 @@
 #include <limits.h>
 
 #include <mutex>
+#include <type_traits>
 
 #include "cublas.cuh"
-
-#if __has_include(<cublas_api.h>)
-#include <cublas_api.h>
-static_assert(CUDA_R_32F == 0 && CUDA_R_16F == 2 && CUDA_R_16BF == 14, "cudaDataType");
-static_assert(CUBLAS_OP_N == 0 && CUBLAS_OP_T == 1, "cublasOperation_t");
-static_assert(CUBLAS_COMPUTE_32F == 68 && CUBLAS_COMPUTE_32F_FAST_TF32 == 77, "cublasComputeType_t");
-static_assert(CUBLAS_GEMM_DEFAULT == -1, "cublasGemmAlgo_t");
-#endif
 
 namespace
 {
@@ -44,6 +37,46 @@ struct Functions {
                 int lda, const void *b, int b_type, int ldb, const void *beta, void *c, int c_type, int ldc,
                 int compute, int algorithm);
 };
+
+} // namespace
+
+#if __has_include(<cublas_api.h>)
+#include <cublas_api.h>
+
+namespace
+{
+
+/* What a call passes, a digit each: a pointer, 4 bytes, 8 bytes. Functions of one shape are called alike. */
+template <typename T> constexpr uint64_t digit = std::is_pointer<T>::value ? 1 : sizeof(T) == 4 ? 2 : 3;
+template <typename R, typename... As> constexpr uint64_t shape_of(R (*)(As...))
+{
+    uint64_t shape = digit<R>;
+    ((shape = 4 * shape + digit<As>), ...);
+    return shape;
+}
+#define SAME_SHAPE(ours, theirs) (shape_of(decltype(Functions::ours)(nullptr)) == shape_of(decltype(theirs)(nullptr)))
+/* In C++ the header has a second function of this name, of an older interface. */
+using GemmEx = cublasStatus_t (*)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void *,
+                                  const void *, cudaDataType, int, const void *, cudaDataType, int, const void *,
+                                  void *, cudaDataType, int, cublasComputeType_t, cublasGemmAlgo_t);
+
+static_assert(int(R_32F) == CUDA_R_32F && int(R_16F) == CUDA_R_16F && int(R_16BF) == CUDA_R_16BF, "cudaDataType");
+static_assert(int(OP_N) == CUBLAS_OP_N && int(OP_T) == CUBLAS_OP_T, "cublasOperation_t");
+static_assert(int(COMPUTE_32F) == CUBLAS_COMPUTE_32F, "cublasComputeType_t");
+static_assert(int(COMPUTE_32F_FAST_TF32) == CUBLAS_COMPUTE_32F_FAST_TF32, "cublasComputeType_t");
+static_assert(int(GEMM_DEFAULT) == CUBLAS_GEMM_DEFAULT, "cublasGemmAlgo_t");
+static_assert(CUBLAS_STATUS_SUCCESS == 0, "cublasStatus_t");
+static_assert(SAME_SHAPE(create, &cublasCreate_v2), "cublasCreate");
+static_assert(SAME_SHAPE(set_stream, &cublasSetStream_v2), "cublasSetStream");
+static_assert(SAME_SHAPE(set_workspace, &cublasSetWorkspace_v2), "cublasSetWorkspace");
+static_assert(SAME_SHAPE(get_version, &cublasGetVersion_v2), "cublasGetVersion");
+static_assert(SAME_SHAPE(gemm, static_cast<GemmEx>(&cublasGemmEx)), "cublasGemmEx");
+
+} // namespace
+#endif
+
+namespace
+{
 
 constexpr int MAX_DEVICES = 64;
 std::mutex opening, device_guards[MAX_DEVICES];
