@@ -11,6 +11,7 @@ from torch import Tensor
 from prefopt._linear import HIDDEN_GRADS
 
 from . import _linear_operator
+from ._arrays import takes_gpu_arrays
 from ._bridge import (
     contiguous_rows,
     refuse_forward_mode,
@@ -32,6 +33,7 @@ from ._linear_operator import output_names
 from ._token import TokenLogps, ordered
 
 
+@takes_gpu_arrays
 def linear_token_logps(
     hidden: Tensor,
     weight: Tensor,

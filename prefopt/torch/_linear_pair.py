@@ -17,6 +17,7 @@ from torch import Tensor
 from prefopt._pair import PAIR_STATS, wanted_stats
 
 from . import _pair, _token
+from ._arrays import takes_gpu_arrays
 from ._bridge import (
     refuse_double_backward,
     refuse_forward_mode,
@@ -259,6 +260,7 @@ def pair_values(
     return values
 
 
+@takes_gpu_arrays
 def linear_pair_token_stats(
     hidden: Tensor,
     weight: Tensor,

@@ -23,6 +23,7 @@ from prefopt._loss_call import call_family as call_numpy_family
 from prefopt._loss_call import run_procedure as run_numpy_procedure
 from prefopt._loss_types import DefaultNumber, DefaultText
 
+from ._arrays import take_gpu_arrays
 from ._bridge import (
     as_array,
     refuse_double_backward,
@@ -258,7 +259,7 @@ def call_family(
     given: dict[str, Tensor] = {}
     numbers: dict[str, float] = {}
     scalars = {i.name for info in FAMILIES[family] for i in info.inputs if i.type == "scalar"}
-    for name, each in tensors.items():
+    for name, each in take_gpu_arrays(tensors).items():
         if isinstance(each, Tensor):
             given[name] = each
         elif each is not None:
@@ -309,6 +310,7 @@ def run_procedure(
     name: str, inputs: Mapping[str, Tensor | float | None], params: Mapping[str, Any]
 ) -> Any:
     """A procedure on tensors: a named tuple of tensors without gradient."""
+    inputs = take_gpu_arrays(inputs)
     first = next(each for each in inputs.values() if isinstance(each, Tensor))
     host = _arrays_of(inputs.values())
     if host is not HOST:

@@ -17,6 +17,7 @@ from prefopt import _core
 from prefopt._pair import PAIR_STATS, wanted_stats
 
 from . import _cuda, _plain_pair
+from ._arrays import takes_gpu_arrays
 from ._bridge import (
     as_array,
     contiguous_rows,
@@ -261,6 +262,7 @@ def _outputs(policy: Tensor, ref: Tensor, labels: Tensor, *options: Any) -> Sequ
     return results
 
 
+@takes_gpu_arrays
 def pair_token_stats(
     policy_logits: Tensor,
     ref_logits: Tensor,

@@ -12,6 +12,7 @@ from torch import Tensor
 from prefopt._loss_call import find, nearest
 from prefopt._loss_types import LossInfo
 
+from ._arrays import takes_gpu_arrays
 from ._head import Head
 from ._layout import Layout
 from ._losses import loss as loss_of_row
@@ -101,6 +102,7 @@ class LinearPreferenceLoss(torch.nn.Module):
         numbers = [f"{name}={each!r}" for name, each in self.params.items()]
         return ", ".join([*(info.name for info in self.rows), *numbers])
 
+    @takes_gpu_arrays
     def forward(
         self,
         hidden: Tensor,

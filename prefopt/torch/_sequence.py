@@ -16,6 +16,7 @@ from torch import Tensor
 from prefopt import _core
 
 from . import _cuda
+from ._arrays import takes_gpu_arrays
 from ._bridge import (
     as_array,
     check_tensor,
@@ -201,6 +202,7 @@ gradient_operator.register_vmap(refuse_vmap("sequence_logps"))
 # ---- the public function -------------------------------------------------------------------------
 
 
+@takes_gpu_arrays
 def sequence_logps(
     logps: Tensor,
     mask: Tensor | None = None,

@@ -19,6 +19,7 @@ from torch import Tensor
 from prefopt import _core
 
 from . import _cuda, _plain
+from ._arrays import takes_gpu_arrays
 from ._bridge import (
     as_array,
     check_logits,
@@ -311,6 +312,7 @@ def _reinterpret(logits: Tensor, dtype: str | torch.dtype, name: str) -> Tensor:
     )
 
 
+@takes_gpu_arrays
 def token_logps(
     logits: Tensor,
     labels: Tensor,
