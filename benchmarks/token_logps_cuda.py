@@ -30,7 +30,7 @@ sys.path.append(str(Path(__file__).parent.parent))
 import prefopt
 from prefopt import _cuda
 from prefopt import torch as prefopt_torch
-from prefopt._bench_cuda import copy_bandwidth, milliseconds
+from prefopt._bench_cuda import Gpu, milliseconds
 
 STATS = ("entropy", "correct", "mean_logit", "max_logit", "lse2")
 
@@ -321,7 +321,7 @@ def main() -> int:
     if options.profile:
         return profile()
     device = torch.cuda.get_device_properties(0)
-    copy = copy_bandwidth(options.repeats)
+    copy = Gpu().copy_gb_s(options.repeats)
     report: dict[str, Any] = {
         "device": device.name,
         "multiprocessors": device.multi_processor_count,

@@ -33,6 +33,7 @@ def _run_bench(arguments: argparse.Namespace) -> int:
     return _bench.run(
         rows=arguments.rows,
         vocab=arguments.vocab,
+        hidden=arguments.hidden,
         repeats=arguments.repeats,
         device=arguments.device,
         as_json=arguments.json,
@@ -100,6 +101,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--rows", type=_positive, default=256, help="tokens (default: %(default)s)")
     bench.add_argument("--vocab", type=_positive, default=151936, help="default: %(default)s")
+    bench.add_argument(
+        "--hidden",
+        type=_positive,
+        default=2048,
+        help="width of hidden states for the linear op, on cuda alone (default: %(default)s)",
+    )
     bench.add_argument(
         "--repeats", type=_positive, default=7, help="median of (default: %(default)s)"
     )

@@ -118,10 +118,15 @@ def _check(variants: list[Variant], want: Array) -> str | None:
     return None
 
 
-def run(*, rows: int, vocab: int, repeats: int, device: str, as_json: bool) -> int:
-    """Time float32 logits [rows, vocab]. Returns 0; 1: a result is wrong; 2: no such device."""
+def run(*, rows: int, vocab: int, hidden: int, repeats: int, device: str, as_json: bool) -> int:
+    """Time float32 logits [rows, vocab]; on a GPU also bfloat16 hidden states [rows, hidden].
+
+    Returns 0; 1: a result is wrong; 2: no such device.
+    """
     if device == "cuda":
-        return _bench_cuda.run(rows=rows, vocab=vocab, repeats=repeats, as_json=as_json)
+        return _bench_cuda.run(
+            rows=rows, vocab=vocab, hidden=hidden, repeats=repeats, as_json=as_json
+        )
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((rows, vocab), dtype=np.float32) * np.float32(4)
     labels = rng.integers(0, vocab, rows)
