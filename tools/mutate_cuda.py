@@ -1,13 +1,15 @@
 """Mutate the CUDA kernels, and see the simulated GPU's tests fail.
 
     python tools/mutate_cuda.py SUITE [--list] [--seed N] [--count N | --all] [--only TEXT]
+                                [--part K/N]
 
 A suite of SUITES names the sources and the tests. A mutant turns a sign, changes a constant, drops a
 term, swaps a comparison, or takes away a barrier or fence. It is made in a copy of the tree under
 build/mutate_cuda and run there: where order went, under the thread sanitizer without order between
-blocks; else by numbers, and if those are right, under the address sanitizer. One that no test
-notices survives, is printed with its line, and makes the exit code 1, unless EQUIVALENT says why it
-changes nothing. One that does not compile proves nothing either way, and is counted apart.
+blocks; else by numbers, if those are right under the address sanitizer, then through prefopt.torch.
+--part 1/2 is the first of two runs that share the work. One that no test notices survives, is
+printed with its line, and makes the exit code 1, unless EQUIVALENT says why it changes nothing. One
+that does not compile proves nothing either way, and is counted apart.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from build_c import ROOT
 from lint_c import blank_comments
 from mutants import Mutant, Target, line_candidates
 
-TREE = ROOT / "build" / "mutate_cuda" / "tree"
+TREE = ROOT / "build" / "mutate_cuda" / "tree"  # of the first part
 SECONDS_PER_MUTANT = 180  # a mutant that loops for ever counts as caught
 
 
@@ -47,6 +49,7 @@ class Suite:
     numbers: tuple[str, ...]
     bounds: tuple[str, ...]
     races: tuple[str, ...]
+    slow: tuple[str, ...] = ()  # numbers once more, by what takes minutes
 
 
 PYTEST = (sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider")
@@ -61,9 +64,10 @@ SUITES = {
     "library": Suite(
         "csrc/cuda",
         "prefopt_cudasim",
-        ("source", *PYTEST, "-m", "cuda_sim", "--ignore", "tests/cuda_sim", "tests"),
+        ("source", *PYTEST, "tests/cuda"),
         ("source-asan", *PYTEST, "tests/cuda"),
         ("source-tsan-blocks", *PYTEST, "tests/cuda"),
+        ("source", *PYTEST, "-m", "cuda_sim", "--ignore", "tests/cuda_sim", "tests"),
     ),
 }
 
@@ -187,7 +191,9 @@ def passes(suite: Suite, how: tuple[str, ...], *, is_mutant: bool = True) -> boo
 
 
 def runs_of(suite: Suite, kind: str) -> list[tuple[str, ...]]:
-    return [suite.races] if kind == "order" else [suite.numbers, suite.bounds]
+    if kind == "order":
+        return [suite.races]
+    return [run for run in (suite.numbers, suite.bounds, suite.slow) if run]
 
 
 def outcome(suite: Suite, mutant: Mutant) -> str:
@@ -209,6 +215,7 @@ def outcome(suite: Suite, mutant: Mutant) -> str:
 
 
 def main() -> int:
+    global TREE
     parser = argparse.ArgumentParser(description="Mutation testing of the CUDA kernels.")
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("--list", action="store_true", help="list the mutants, run nothing")
@@ -216,10 +223,18 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=30, help="size of the sample (30)")
     parser.add_argument("--all", action="store_true", help="every mutant")
     parser.add_argument("--only", default="", help="mutants whose description holds this text")
+    parser.add_argument("--part", default="1/1", metavar="K/N", help="the Kth of N shares")
     arguments = parser.parse_args()
     suite = SUITES[arguments.suite]
     count = None if arguments.all else arguments.count
-    mutants = choose(suite, arguments.seed, count, arguments.only)
+    part, parts = map(int, arguments.part.split("/"))
+    # Files' mutants stay together as far as they can: a file that is put back is built once more.
+    mutants = sorted(
+        choose(suite, arguments.seed, count, arguments.only), key=lambda mutant: mutant.target.path
+    )
+    mutants = mutants[len(mutants) * (part - 1) // parts : len(mutants) * part // parts]
+    if part > 1:
+        TREE = TREE.with_name(f"tree-{part}")
     if arguments.list:
         print("\n".join(map(str, mutants)))
         return 0
@@ -232,8 +247,7 @@ def main() -> int:
         print(f"mutate_cuda: the unchanged tree fails {' '.join(how)}")
         return 1
     outcomes: Counter[str] = Counter()
-    # A file that is put back is built once more: those of one file together.
-    for mutant in sorted(mutants, key=lambda mutant: mutant.target.path):
+    for mutant in mutants:
         result = outcome(suite, mutant)
         outcomes[result] += 1
         if result != "killed":
