@@ -7,11 +7,13 @@ Numbers are checked against float64 before anything is timed. Targets bind at 10
 576 x vocabulary 49152; 512 x 2048 x 32768 is printed beside it. TRL runs at its fastest chunk size
 here. "x GEMM" is time over one bare product of the same shape by the same OpenBLAS on 2 threads
 into touched memory. Results are fresh memory, and inputs are warm. Writes
-results/linear_logps.json and results/linear_logps.png.
+results/linear_logps.json and results/linear_logps.png; a run of some sections keeps what the file
+has of the others, each record with its own date.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -191,8 +193,8 @@ def section_step(records: Records, targets: list[Target]) -> None:
 
 
 def section_tokens(records: Records, targets: list[Target]) -> None:
-    """Time against tokens, and against the share of them that counts."""
-    _, width, vocab = SHAPES[0]
+    """Time against tokens, against the share of them that counts, and against the vocabulary."""
+    few, width, vocab = SHAPES[0]
     line = []
     for tokens in TOKENS:
         case = Case(tokens, width, vocab)
@@ -218,6 +220,16 @@ def section_tokens(records: Records, targets: list[Target]) -> None:
     half = measure([Peer("prefopt, half masked", case.shape, half_run, unmasked=0.5)], 3)[0].median
     targets.append(
         Target("time with half of the labels ignored", half / whole, 0.55, "x", True, binds=False)
+    )
+    each = []
+    for size in (vocab // 2, vocab):
+        case = Case(few, width, size)
+        run = backward(case, peers.ours(), trained=False)
+        timings = measure([peer(case, "prefopt", run)], min(OPTIONS.rounds, 3))
+        report(records, "vocabulary", case, timings)
+        each.append(timings[0].median)
+    targets.append(
+        Target("time of half of the vocabulary", each[0] / each[1], 0.55, "x", True, binds=False)
     )
 
 
@@ -269,6 +281,26 @@ def section_memory(records: Records, targets: list[Target]) -> None:
 def section_gemm(records: Records, targets: list[Target]) -> None:
     for shape in SHAPES:
         gemm_seconds(Case(*shape))
+
+
+def with_earlier(records: Records, targets: list[Target]) -> tuple[Records, list[Target]]:
+    """This run's, and of the sections that it left out what the results file has."""
+    path = reporting.RESULTS / "linear_logps.json"
+    if OPTIONS.quick or set(OPTIONS.sections) == set(SECTIONS) or not path.exists():
+        return records, targets
+    earlier = json.loads(path.read_text())
+    for shape, seconds in earlier["machine"]["bare_gemm_s"].items():
+        GEMM.setdefault(shape, seconds)
+    made = {record["section"] for record in records}
+    texts = {target.text for target in targets}
+    kept = [each for each in earlier["records"] if each["section"] not in made]
+    fields = Target.__dataclass_fields__
+    old = [
+        Target(**{key: each[key] for key in fields})
+        for each in earlier["targets"]
+        if each["text"] not in texts
+    ]
+    return kept + records, old + targets
 
 
 def plot(records: Records, facts: dict[str, Any]) -> None:
@@ -345,10 +377,13 @@ def main() -> None:
     print("\n## targets" + (" (a quick run: smaller, none binds)" if OPTIONS.quick else ""))
     for target in targets:
         print(target.line())
+    for record in records:
+        record["date"] = facts["date"]
+    records, targets = with_earlier(records, targets)
     facts["bare_gemm_s"] = GEMM
     path = reporting.write("linear_logps", OPTIONS, facts, records, targets)
     print(f"\nresults: {os.path.relpath(path)}")
-    if {"forward", "frozen", "trained"} <= set(OPTIONS.sections):
+    if {"forward", "frozen", "trained"} <= {record["section"] for record in records}:
         plot(records, facts)
 
 
