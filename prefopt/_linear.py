@@ -179,9 +179,9 @@ def linear_token_logps_grad(
     grad_logps, grad_entropy, grad_lse : [...] float32 or float64, at least one of them.
     entropy : [...] its result; needed with grad_entropy.
     needs : which gradients: names out of "hidden", "weight", "bias", "lora_a", "lora_b".
-    grad_filter : leave out tiles of the vocabulary in which every probability is below this
-        (labels' own entries are always in). Off by default; what it costs in error and saves in
-        time depends on the model: see docs/notes.md.
+    grad_filter : leave out vocabulary entries whose probability is below this for each of 256
+        tokens in turn (labels are always in; grad_bias is exact). Off by default; what it costs in
+        error and saves in time depends on the model: see docs/notes.md.
     kept : the forward's ``kept``; its contents are destroyed. None makes the logits again.
 
     Returns

@@ -207,7 +207,7 @@ def test_an_ignored_token_has_no_gradient(labels_dtype: Any) -> None:
 
 
 def test_grad_filter() -> None:
-    """Left out where every probability of a tile is small: with one tile, never."""
+    """Left out where every probability is small: nowhere here."""
     given = arrays_of(batch())
 
     def loss(w: Any, **options: Any) -> Any:

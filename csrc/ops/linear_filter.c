@@ -1,102 +1,105 @@
-/* Products over the tiles of the gradient that grad_filter leaves: see linear_filter.h. */
+/* The vocabulary entries that grad_filter leaves, moved together: see linear_filter.h. */
 #include "linear_filter.h"
 
-typedef struct job {
-    const pfo_linear *l;
-    const pfo_linear_filter *filter;
-    const pfo_gemm *product;
-    int64_t across; /* column tiles */
-} job;
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
-/* out [width] += factor row. */
-static void add_scaled(const pfo_linear *l, char *out, const char *row, int64_t width, double factor)
+int pfo_linear_filter_open(pfo_linear_filter *filter, const pfo_linear *l, double grad_filter)
 {
-    for (int64_t h = 0; h < width; h++)
-        pfo_linear_write(l, out, h, pfo_linear_read(l, out, h) + factor * pfo_linear_read(l, row, h));
+    const int64_t span = l->vocab_span, width = l->hidden_size > l->rank ? l->hidden_size : l->rank;
+    filter->threshold = log(grad_filter);
+    filter->keeps = malloc((size_t)span);
+    filter->columns = malloc((size_t)span * sizeof *filter->columns);
+    filter->weight_rows = malloc((size_t)(span * l->hidden_size * l->real_size));
+    filter->sums = malloc((size_t)(span * width * l->real_size));
+    return filter->keeps && filter->columns && filter->weight_rows && filter->sums;
 }
 
-/* The label of a row of the span as a column of the vocabulary span, -1 if it stands elsewhere. */
-static int64_t label_column(const pfo_linear *l, int64_t row)
+void pfo_linear_filter_close(pfo_linear_filter *filter)
 {
-    const int64_t column = l->labels[l->token_first + row] - l->vocab_start - l->vocab_first;
-    return column >= 0 && column < l->vocab_count ? column : -1;
+    free(filter->keeps);
+    free(filter->columns);
+    free(filter->weight_rows);
+    free(filter->sums);
 }
 
-/* One row tile: runs of column tiles that count, in order, then the labels of the others. */
-static void rows_body(void *context, int64_t begin, int64_t end)
+/* ---- what counts ------------------------------------------------------------------------------------------------ */
+
+void pfo_linear_filter_mark(const pfo_linear_filter *filter, const pfo_linear *l, const char *x, int64_t column,
+                            int64_t columns, double lse, int64_t label)
 {
-    const job *j = (const job *)context;
-    const pfo_linear *l = j->l;
-    for (int64_t down = begin; down < end; down++) {
-        const unsigned char *skipped = j->filter->skipped + down * j->across;
-        const int64_t row = down * l->tile_rows;
-        pfo_gemm part = *j->product;
-        part.m = l->token_count - row < l->tile_rows ? l->token_count - row : l->tile_rows;
-        part.c = pfo_linear_at(l, part.c, row * part.ldc);
-        for (int64_t tile = 0; tile < j->across; tile++) {
-            if (skipped[tile]) continue;
-            int64_t last = tile;
-            while (last + 1 < j->across && !skipped[last + 1]) last++;
-            const int64_t column = tile * l->tile_columns, end_column = (last + 1) * l->tile_columns;
-            part.k = (end_column < l->vocab_count ? end_column : l->vocab_count) - column;
-            part.a = pfo_linear_at(l, j->product->a, row * part.lda + column);
-            part.b = pfo_linear_at(l, j->product->b, column * part.ldb);
-            pfo_linear_product(l, &part);
-            tile = last;
-        }
-        for (int64_t i = 0; i < part.m; i++) {
-            const int64_t column = label_column(l, row + i);
-            if (column < 0 || !skipped[column / l->tile_columns]) continue;
-            add_scaled(l, pfo_linear_at(l, part.c, i * part.ldc), pfo_linear_at(l, j->product->b, column * part.ldb),
-                       part.n, pfo_linear_read(l, j->product->a, (row + i) * part.lda + column));
-        }
+    unsigned char *keeps = filter->keeps + column;
+    const double least = lse + filter->threshold;
+    if (!isfinite(lse)) { /* NaN, which is to be seen */
+        memset(keeps, 1, (size_t)columns);
+    } else if (l->wide) {
+        const double *values = (const double *)x;
+        for (int64_t v = 0; v < columns; v++) keeps[v] |= values[v] >= least;
+    } else {
+        const float *values = (const float *)x, narrow = (float)least;
+        for (int64_t v = 0; v < columns; v++) keeps[v] |= values[v] >= narrow;
     }
+    if (label >= 0) keeps[label] = 1;
 }
 
-void pfo_linear_filter_rows(const pfo_linear *l, const pfo_linear_filter *filter, const pfo_gemm *product)
-{
-    job j = {l, filter, product, pfo_tiles_in(l->vocab_count, l->tile_columns)};
-    if (product->n > 0)
-        pfo_parallel_for(pfo_tiles_in(l->token_count, l->tile_rows), 1, pfo_linear_work(l), rows_body, &j);
-}
+/* ---- moving it -------------------------------------------------------------------------------------------------- */
 
+typedef struct move {
+    const pfo_linear_filter *filter;
+    const pfo_linear *l;
+    char *memory;
+    int64_t width; /* of a row */
+} move;
+
+/* Columns of g to the beginning of their rows: none moves to the right. */
 static void columns_body(void *context, int64_t begin, int64_t end)
 {
-    const job *j = (const job *)context;
-    const pfo_linear *l = j->l;
-    for (int64_t tile = begin; tile < end; tile++) {
-        const int64_t column = tile * l->tile_columns;
-        pfo_gemm part = *j->product;
-        part.m = l->vocab_count - column < l->tile_columns ? l->vocab_count - column : l->tile_columns;
-        part.c = pfo_linear_at(l, part.c, column * part.ldc);
-        for (int64_t row = 0; row < l->token_count; row += l->tile_rows) {
-            if (j->filter->skipped[row / l->tile_rows * j->across + tile]) continue;
-            part.k = l->token_count - row < l->tile_rows ? l->token_count - row : l->tile_rows;
-            part.a = pfo_linear_at(l, j->product->a, row * part.lda + column);
-            part.b = pfo_linear_at(l, j->product->b, row * part.ldb);
-            pfo_linear_product(l, &part);
-        }
-        for (int64_t row = 0; row < l->token_count; row++) {
-            const int64_t at = label_column(l, row);
-            if (at < column || at >= column + part.m) continue;
-            if (!j->filter->skipped[row / l->tile_rows * j->across + tile]) continue;
-            add_scaled(l, pfo_linear_at(l, part.c, (at - column) * part.ldc),
-                       pfo_linear_at(l, j->product->b, row * part.ldb), part.n,
-                       pfo_linear_read(l, j->product->a, row * part.lda + at));
-        }
+    const move *m = (const move *)context;
+    const int64_t count = m->filter->count, *columns = m->filter->columns;
+    for (int64_t i = begin; i < end; i++) {
+        char *row = pfo_linear_at(m->l, m->memory, i * m->width);
+        if (m->l->wide)
+            for (int64_t k = 0; k < count; k++) ((double *)row)[k] = ((double *)row)[columns[k]];
+        else
+            for (int64_t k = 0; k < count; k++) ((float *)row)[k] = ((float *)row)[columns[k]];
     }
 }
 
-void pfo_linear_filter_columns(const pfo_linear *l, const pfo_linear_filter *filter, const pfo_gemm *product)
+static void weight_rows_body(void *context, int64_t begin, int64_t end)
 {
-    job j = {l, filter, product, pfo_tiles_in(l->vocab_count, l->tile_columns)};
-    if (product->n > 0) pfo_parallel_for(j.across, 1, pfo_linear_work(l), columns_body, &j);
+    const move *m = (const move *)context;
+    const pfo_linear *l = m->l;
+    const size_t bytes = (size_t)(l->hidden_size * l->real_size);
+    for (int64_t k = begin; k < end; k++)
+        memcpy(pfo_linear_at(l, m->filter->weight_rows, k * l->hidden_size),
+               pfo_linear_at(l, l->weight_now, m->filter->columns[k] * l->weight_stride), bytes);
 }
 
-void pfo_linear_filter_count(const pfo_linear_filter *filter, int64_t items, int64_t *made, int64_t *left_out)
+void pfo_linear_filter_gather(pfo_linear_filter *filter, const pfo_linear *l, char *g, int64_t ld)
 {
-    int64_t skipped = 0;
-    for (int64_t item = 0; filter->skipped && item < items; item++) skipped += filter->skipped[item];
-    if (made) *made += items - skipped;
-    if (left_out) *left_out += skipped;
+    filter->count = 0;
+    for (int64_t v = 0; v < l->vocab_count; v++)
+        if (filter->keeps[v]) filter->columns[filter->count++] = v;
+    move m = {filter, l, g, ld};
+    pfo_parallel_for(l->token_count, 8, (double)l->token_count * (double)filter->count, columns_body, &m);
+    pfo_parallel_for(filter->count, 64, (double)filter->count * (double)l->hidden_size, weight_rows_body, &m);
+    for (int64_t k = 0; l->rank > 0 && k < filter->count; k++)
+        memmove(pfo_linear_at(l, l->lora_b_pack, k * l->rank),
+                pfo_linear_at(l, l->lora_b_pack, filter->columns[k] * l->rank), (size_t)(l->rank * l->real_size));
+}
+
+static void scatter_body(void *context, int64_t begin, int64_t end)
+{
+    const move *m = (const move *)context;
+    const pfo_linear *l = m->l;
+    for (int64_t k = begin; k < end; k++)
+        l->kernels->add_row[l->wide](pfo_linear_at(l, m->memory, m->filter->columns[k] * m->width),
+                                     pfo_linear_at(l, m->filter->sums, k * m->width), m->width);
+}
+
+void pfo_linear_filter_scatter(const pfo_linear_filter *filter, const pfo_linear *l, char *out, int64_t width)
+{
+    move m = {filter, l, out, width};
+    pfo_parallel_for(filter->count, 64, (double)filter->count * (double)width, scatter_body, &m);
 }

@@ -80,27 +80,26 @@ static char *grad_memory(const job *j, int64_t row, int64_t column, int64_t *ld)
     return pfo_linear_at(l, l->tiles, row * l->vocab_span + column);
 }
 
-/* x [columns] of one row to g, in place; returns its largest p. */
-static double grad_tile_row(const job *j, char *x, int64_t row, int64_t column, int64_t columns)
+/* x [columns] of one row to g, in place. */
+static void grad_tile_row(const job *j, char *x, int64_t row, int64_t column, int64_t columns)
 {
     const pfo_linear *l = &j->l;
     const row_grad *g = &j->rows[row];
-    if (!g->valid) {
-        for (int64_t v = 0; v < columns; v++) pfo_linear_write(l, x, v, (double)NAN);
-        return 1.0;
-    }
     const int64_t at = l->labels[l->token_first + row] - l->vocab_start - l->vocab_first - column;
     const int has_label = at >= 0 && at < columns;
+    if (j->filter.keeps) pfo_linear_filter_mark(&j->filter, l, x, column, columns, g->slope.lse, has_label ? at : -1);
+    if (!g->valid) {
+        for (int64_t v = 0; v < columns; v++) pfo_linear_write(l, x, v, (double)NAN);
+        return;
+    }
     const double target = has_label ? pfo_linear_read(l, x, at) : 0.0;
-    double largest;
-    l->kernels->linear_grad_row[l->wide](x, columns, &g->slope, &l->scale, &largest);
-    if (!has_label) return largest;
+    l->kernels->linear_grad_row[l->wide](x, columns, &g->slope, &l->scale);
+    if (!has_label) return;
     /* The label's entry again in double: p (a + b log p) + grad_logps chain cancels where p is near 1. */
     const double log_p = target - g->slope.lse, p = pfo_exp_f64(log_p);
     const double capped = l->scale.softcap > 0.0 ? target * l->scale.temperature / l->scale.softcap : 0.0;
     const double slope = p == 0.0 ? 0.0 : p * (g->slope.a + g->slope.b * log_p);
     pfo_linear_write(l, x, at, (slope + g->at_label) * (1.0 - capped * capped));
-    return largest;
 }
 
 static void tiles_body(void *context, int64_t begin, int64_t end)
@@ -115,18 +114,17 @@ static void tiles_body(void *context, int64_t begin, int64_t end)
         int64_t ld;
         char *memory = grad_memory(j, row, column, &ld);
         if (!pfo_present(&j->args->kept)) pfo_linear_tile(l, row, rows, column, columns, memory, ld);
-        double largest = 0.0;
-        for (int64_t i = 0; i < rows; i++) {
-            const double p = grad_tile_row(j, pfo_linear_at(l, memory, i * ld), row + i, column, columns);
-            if (p > largest) largest = p;
-        }
-        if (j->filter.skipped) j->filter.skipped[item] = largest < j->args->grad_filter;
+        if (j->filter.keeps) memset(j->filter.keeps + column, 0, (size_t)columns);
+        for (int64_t i = 0; i < rows; i++) grad_tile_row(j, pfo_linear_at(l, memory, i * ld), row + i, column, columns);
     }
 }
 
 /* ---- products --------------------------------------------------------------------------------------------------- */
 
-/* out [token_count, width] += g head [vocab span, width], for weight and lora_b alike. */
+/* Columns of g that are left. */
+static int64_t entries_of(const job *j) { return j->filter.keeps ? j->filter.count : j->l.vocab_count; }
+
+/* out [token_count, width] += g head [entries, width], for weight and lora_b alike. */
 static void add_rows_product(const job *j, const void *head, int64_t head_stride, int64_t width, void *out)
 {
     const pfo_linear *l = &j->l;
@@ -134,44 +132,40 @@ static void add_rows_product(const job *j, const void *head, int64_t head_stride
     const char *g = grad_memory(j, 0, 0, &ld);
     const pfo_gemm product = {.m = l->token_count,
                               .n = width,
-                              .k = l->vocab_count,
+                              .k = entries_of(j),
                               .alpha = 1.0,
-                              .beta = l->vocab_first > 0 || j->filter.skipped,
+                              .beta = l->vocab_first > 0 || j->filter.keeps,
                               .a = g,
                               .b = head,
                               .c = out,
                               .lda = ld,
                               .ldb = head_stride,
                               .ldc = width};
-    if (j->filter.skipped)
-        pfo_linear_filter_rows(l, &j->filter, &product);
-    else
-        pfo_linear_accumulate(l, &product);
+    if (product.k > 0) pfo_linear_accumulate(l, &product);
 }
 
-/* out [vocab span, width] += g^T values [token_count, width], for hidden and its LoRA product alike. */
+/* out [entries, width] += g^T values [token_count, width], for hidden and its LoRA product alike. */
 static void add_columns_product(const job *j, const void *values, int64_t stride, int64_t width, const pfo_view *out)
 {
     const pfo_linear *l = &j->l;
     if (!pfo_present(out)) return;
     int64_t ld;
     const char *g = grad_memory(j, 0, 0, &ld);
+    char *rows = pfo_linear_at(l, out->data, l->vocab_first * width);
     const pfo_gemm product = {.trans_a = 1,
-                              .m = l->vocab_count,
+                              .m = entries_of(j),
                               .n = width,
                               .k = l->token_count,
                               .alpha = 1.0,
-                              .beta = l->token_first > 0 || j->filter.skipped,
+                              .beta = l->token_first > 0 && !j->filter.keeps,
                               .a = g,
                               .b = values,
-                              .c = pfo_linear_at(l, out->data, l->vocab_first * width),
+                              .c = j->filter.keeps ? j->filter.sums : rows,
                               .lda = ld,
                               .ldb = stride,
                               .ldc = width};
-    if (j->filter.skipped)
-        pfo_linear_filter_columns(l, &j->filter, &product);
-    else
-        pfo_linear_accumulate(l, &product);
+    pfo_linear_accumulate(l, &product);
+    if (j->filter.keeps) pfo_linear_filter_scatter(&j->filter, l, rows, width);
 }
 
 static void bias_body(void *context, int64_t begin, int64_t end)
@@ -196,19 +190,30 @@ static char *hidden_grad(const job *j)
     return pfo_linear_at(l, j->args->grad_hidden.data, l->token_first * l->hidden_size);
 }
 
-static void add_spans(const job *j)
+static void add_spans(job *j)
 {
     const pfo_linear *l = &j->l;
     const pfo_linear_token_logps_grad_args *args = j->args;
     const int wants_hidden = pfo_present(&args->grad_hidden);
-    if (wants_hidden) add_rows_product(j, l->weight_now, l->weight_stride, l->hidden_size, hidden_grad(j));
+    if (pfo_present(&args->grad_bias)) /* of every entry: it comes before the filter moves them */
+        pfo_parallel_for(pfo_tiles_in(l->vocab_count, l->tile_columns), 1,
+                         (double)l->vocab_count * (double)l->token_count, bias_body, j);
+    const void *head = l->weight_now;
+    int64_t head_stride = l->weight_stride;
+    if (j->filter.keeps) {
+        int64_t ld;
+        char *g = grad_memory(j, 0, 0, &ld);
+        pfo_linear_filter_gather(&j->filter, l, g, ld);
+        head = j->filter.weight_rows;
+        head_stride = l->hidden_size;
+    }
+    if (args->entries_made) *args->entries_made += entries_of(j);
+    if (args->entries_left_out) *args->entries_left_out += l->vocab_count - entries_of(j);
+    if (wants_hidden) add_rows_product(j, head, head_stride, l->hidden_size, hidden_grad(j));
     if (l->rank > 0 && (wants_hidden || pfo_present(&args->grad_lora_a)))
         add_rows_product(j, l->lora_b_pack, l->rank, l->rank, j->lora_hidden_grad);
     add_columns_product(j, l->hidden_now, l->hidden_stride, l->hidden_size, &args->grad_weight);
     if (l->rank > 0) add_columns_product(j, l->lora_hidden, l->rank, l->rank, &args->grad_lora_b);
-    if (pfo_present(&args->grad_bias))
-        pfo_parallel_for(pfo_tiles_in(l->vocab_count, l->tile_columns), 1,
-                         (double)l->vocab_count * (double)l->token_count, bias_body, (void *)(uintptr_t)j);
 }
 
 /* What goes through hidden lora_a^T: its share of grad_hidden, and grad_lora_a. */
@@ -248,7 +253,7 @@ static void run_span(job *j, int64_t first, int64_t count)
     pfo_linear *l = &j->l;
     pfo_linear_take_tokens(l, first, count);
     prepare_rows(j);
-    if (j->filter.skipped) {
+    if (j->filter.keeps) {
         if (pfo_present(&j->args->grad_hidden))
             memset(hidden_grad(j), 0, (size_t)(count * l->hidden_size * l->real_size));
         memset(j->lora_hidden_grad, 0, (size_t)(count * l->rank * l->real_size));
@@ -258,7 +263,6 @@ static void run_span(job *j, int64_t first, int64_t count)
         const int64_t across = pfo_tiles_in(l->vocab_count, l->tile_columns);
         const int64_t items = pfo_tiles_in(count, l->tile_rows) * across;
         pfo_parallel_for(items, 1, pfo_linear_work(l), tiles_body, j);
-        pfo_linear_filter_count(&j->filter, items, j->args->tiles_made, j->args->tiles_left_out);
         add_spans(j);
     }
     add_lora(j);
@@ -271,7 +275,7 @@ static void clear_outputs(const job *j)
     const pfo_view *outputs[] = {&j->args->grad_weight, &j->args->grad_bias, &j->args->grad_lora_a,
                                  &j->args->grad_lora_b};
     const int64_t sizes[] = {l->vocab * l->hidden_size, l->vocab, l->rank * l->hidden_size, l->vocab * l->rank};
-    if (l->live > 0 && !j->filter.skipped) return;
+    if (l->live > 0 && !j->filter.keeps) return;
     for (int k = 0; k < 4; k++)
         if (pfo_present(outputs[k])) memset(outputs[k]->data, 0, (size_t)(sizes[k] * l->real_size));
 }
@@ -279,19 +283,17 @@ static void clear_outputs(const job *j)
 static pfo_status run(job *j, pfo_error *error)
 {
     pfo_linear *l = &j->l;
-    const pfo_linear_needs needs = {.buffers = !pfo_present(&j->args->kept)};
+    const pfo_linear_needs needs = {.buffers = !pfo_present(&j->args->kept), .filter = j->args->grad_filter > 0.0};
     pfo_status status = pfo_linear_open(l, &j->args->in, needs, error);
     if (status != PFO_OK) return status;
     j->rows = malloc((size_t)l->token_span * sizeof *j->rows);
     j->lora_hidden_grad = malloc((size_t)(l->token_span * l->rank * l->real_size) + 1);
-    if (j->args->grad_filter > 0.0)
-        j->filter.skipped =
-            malloc((size_t)(pfo_tiles_in(l->token_span, l->tile_rows) * pfo_tiles_in(l->vocab_span, l->tile_columns)));
-    if (!j->rows || !j->lora_hidden_grad || (j->args->grad_filter > 0.0 && !j->filter.skipped))
+    const int has_filter = !needs.filter || pfo_linear_filter_open(&j->filter, l, j->args->grad_filter);
+    if (!j->rows || !j->lora_hidden_grad || !has_filter)
         return pfo_fail(error, PFO_ERROR_MEMORY, "memory_limit", -1, "no memory for %lld rows",
                         (long long)l->token_span);
-    if (j->args->tiles_made) *j->args->tiles_made = 0;
-    if (j->args->tiles_left_out) *j->args->tiles_left_out = 0;
+    if (j->args->entries_made) *j->args->entries_made = 0;
+    if (j->args->entries_left_out) *j->args->entries_left_out = 0;
     clear_outputs(j);
     for (int64_t first = 0; first < l->live; first += l->token_span)
         run_span(j, first, l->live - first < l->token_span ? l->live - first : l->token_span);
@@ -320,6 +322,6 @@ pfo_status pfo_linear_token_logps_grad(const pfo_linear_token_logps_grad_args *a
     pfo_linear_close(&j.l);
     free(j.rows);
     free(j.lora_hidden_grad);
-    free(j.filter.skipped);
+    pfo_linear_filter_close(&j.filter);
     return status;
 }

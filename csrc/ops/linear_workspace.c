@@ -6,6 +6,7 @@
 #include "../core/dtype.h"
 #include "checks.h"
 #include "linear.h"
+#include "linear_filter.h"
 
 #define DEFAULT_LIMIT ((int64_t)64 << 20)
 #define MOST_TOKENS 4096 /* a span: more would leave too few columns to a tile buffer */
@@ -88,6 +89,7 @@ static cost cost_of(const pfo_linear *l, pfo_linear_needs needs)
     c.fixed = l->live * 2 * (int64_t)sizeof(int64_t) + l->rank * row;
     c.per_token = (hidden_in_place(l) ? 0 : row) + lora;
     c.per_column = (weight_in_place(l) ? 0 : row) + lora + (l->bias ? l->real_size : 0);
+    if (needs.filter) c.per_column += row + (row > lora ? row : lora) + (int64_t)sizeof(int64_t) + 1;
     c.per_pair = needs.buffers * l->real_size;
     c.state_bytes = needs.states ? (int64_t)sizeof(pfo_row_state) : 0;
     return c;
@@ -129,7 +131,8 @@ static pfo_status cut_spans(pfo_linear *l, const pfo_linear_inputs *in, pfo_line
     const int64_t room = limit - workers * tile_bytes;
     const cost c = cost_of(l, needs);
     const int64_t fewest = l->vocab < FEWEST_COLUMNS ? l->vocab : FEWEST_COLUMNS;
-    int64_t tokens = l->live < MOST_TOKENS ? l->live : MOST_TOKENS;
+    const int64_t most = needs.filter ? PFO_FILTER_TOKENS : MOST_TOKENS;
+    int64_t tokens = l->live < most ? l->live : most;
     if (c.per_token > 0 && tokens > limit / 4 / c.per_token)
         tokens = round_down(limit / 4 / c.per_token, WHOLE_TILE / 2);
     if (tokens < 1) tokens = 1;

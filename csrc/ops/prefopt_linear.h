@@ -62,16 +62,17 @@ typedef struct pfo_linear_token_logps_grad_args {
     /* d loss / d result, each [...] f32|f64 or pfo_view_none(); at least one is present. */
     pfo_view grad_logps, grad_entropy, grad_lse;
     pfo_view kept; /* the forward's, or none: x is then made again.  Its contents are destroyed. */
-    /* > 0: tiles of the vocabulary in which every probability is below it are left out of the sums; 0: exact. */
+    /* > 0: vocabulary entries that are less probable than this for every token of a span, and no label of one, are left
+     * out of the sums; 0: exact. */
     double grad_filter;
     /* Outputs, each f32 (f64), C contiguous, or pfo_view_none(); at least one is present.  Accumulated in their own
      * type; ignored tokens have gradient 0. */
-    pfo_view grad_hidden;                 /* [..., H] */
-    pfo_view grad_weight;                 /* [V, H] */
-    pfo_view grad_bias;                   /* [V] */
-    pfo_view grad_lora_a;                 /* [r, H] */
-    pfo_view grad_lora_b;                 /* [V, r] */
-    int64_t *tiles_made, *tiles_left_out; /* counts for grad_filter's sake, or NULL */
+    pfo_view grad_hidden;                     /* [..., H] */
+    pfo_view grad_weight;                     /* [V, H] */
+    pfo_view grad_bias;                       /* [V] */
+    pfo_view grad_lora_a;                     /* [r, H] */
+    pfo_view grad_lora_b;                     /* [V, r] */
+    int64_t *entries_made, *entries_left_out; /* counts for grad_filter's sake, or NULL */
 } pfo_linear_token_logps_grad_args;
 
 PFO_API pfo_linear_token_logps_grad_args pfo_linear_token_logps_grad_args_default(void);

@@ -263,8 +263,8 @@ static PyObject *linear_token_logps_grad(PyObject *module, PyObject *const *argu
         pfo_copy_view(views[k], &bound[taken++].view);
     }
     if (has_sizes(&args.in) && make_grads(needs, &args, grads) < 0) goto done;
-    args.tiles_made = &made;
-    args.tiles_left_out = &left_out;
+    args.entries_made = &made;
+    args.entries_left_out = &left_out;
     pfo_error error;
     pfo_status status;
     Py_BEGIN_ALLOW_THREADS;

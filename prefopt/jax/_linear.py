@@ -243,8 +243,8 @@ def linear_token_logps(
         dtype, ignore_index, stats: as in `token_logps`.
         topk: the number of most probable entries to return for each token.
         memory_limit: bytes of workspace, beyond results and gradients; None is 64 MiB.
-        grad_filter: leave out tiles of the vocabulary whose probabilities are all below this where
-            backward makes the logits again.
+        grad_filter: where backward makes the logits again, leave out vocabulary entries whose
+            probability is below this for each of 256 tokens in turn.
         return_grad_hidden: True for d logps / d hidden, or names out of "logps", "lse", "entropy".
 
     Returns:

@@ -84,8 +84,8 @@ def linear_token_logps(
         memory_limit: bytes of workspace, None for 64 MiB. A trained head's logits of the tokens
             that count, [tokens, V] float32, are kept for backward where they fit into a limit that
             is given (not under torch.compile).
-        grad_filter: where backward makes the tiles again, leave out those in which every
-            probability is below this. None: exact.
+        grad_filter: backward leaves out vocabulary entries whose probability is below this for
+            each of 256 tokens in turn, and which are no label of theirs. None: exact.
         return_grad_hidden: True for d logps / d hidden [..., H], or names out of "logps", "lse",
             "entropy". They carry no gradient, and may not be changed before backward.
         entropy_requires_grad: False for an entropy to look at: a frozen head's sweep is then one
