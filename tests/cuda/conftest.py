@@ -25,7 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skip)
 
 
-@pytest.fixture(params=["shuffled"] if device.SMALL else ["forward", "reverse", "shuffled"])
+@pytest.fixture(
+    params=["forward", "reverse", "shuffled"] if device.VARIANT == "source" else ["shuffled"]
+)
 def order(request: pytest.FixtureRequest) -> Iterator[str]:
     """The test runs in every order of threads and blocks."""
     device.set_order(request.param)

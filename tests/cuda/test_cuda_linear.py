@@ -107,6 +107,19 @@ def test_mixed_dtypes_and_products(kind: str, weight: str, products: int, roundi
     check(case, rounding, products=products, memory_limit=SMALL)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stats", [(), ("entropy",)], ids=["logps", "entropy"])
+def test_hidden_read_in_place(kind: str, stats: tuple[str, ...]) -> None:
+    """Rows of whole 16 bytes and none ignored need no copy; several spans of them, and of the head."""
+    case = Case(300, 32, 700, DTYPES[kind], ignored=0.0)
+    for limit in (0, SMALL):
+        got = forward(case, outputs=("logps", "lse", *stats), memory_limit=limit)
+        want = oracle.token_stats(case.head.logits(), case.labels, precision=np.longdouble)
+        allowed = BUDGET * unit(case, np.float32) + np.abs(want.logps) * 6e-8
+        assert (np.abs(got["logps"] - want.logps) <= allowed).all()
+        check(case, ROUNDING[kind], memory_limit=limit)
+
+
 def test_tf32_for_float32_inputs_is_asked_for() -> None:
     case = Case(20, 33, 300)
     exact, rounded = forward(case), forward(case, products=1)

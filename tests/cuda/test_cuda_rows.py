@@ -76,6 +76,23 @@ def close(got: np.ndarray, want: np.ndarray, kind: str, limit: float = LIMIT) ->
     np.testing.assert_allclose(got.astype(np.float64), want, rtol=0, atol=LIMITS.get(kind, limit))
 
 
+@pytest.mark.parametrize("vocab", [7, 5000])
+def test_no_rows(vocab: int) -> None:
+    """Forward, backward and the pair's statistics of an empty batch of short and of long rows."""
+    logits, labels, lse = np.empty((0, vocab), np.float32), np.empty(0, np.int64), np.empty(0)
+    assert token_logps(logits, labels)["logps"].shape == (0,)
+    assert grad(logits, labels, lse=lse, grad_logps=np.empty(0)).shape == (0, vocab)
+    given = {"policy_logits": logits, "ref_logits": logits, "labels": labels}
+    args = PairTokenStatsArgs(ignore_index=-100, temperature=1.0, perturbation=0.1)
+    both = {"policy_lse": lse, "ref_lse": np.empty(0)}
+    logps = {"policy_logps": np.empty(0, np.float32), "ref_logps": np.empty(0, np.float32)}
+    device.run("pfo_cuda_pair_token_stats", args, **given, **both, **logps)
+    args = PairTokenStatsGradArgs(ignore_index=-100, temperature=1.0)
+    out = np.empty_like(logits)
+    vectors = {**both, "grad_policy_logps": np.empty(0)}
+    device.run("pfo_cuda_pair_token_stats_grad", args, **given, **vectors, out=out)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("vocab", VOCABULARIES)
 def test_token_logps(kind: str, vocab: int, order: str) -> None:
