@@ -76,6 +76,22 @@ def close(got: np.ndarray, want: np.ndarray, kind: str, limit: float = LIMIT) ->
     np.testing.assert_allclose(got.astype(np.float64), want, rtol=0, atol=LIMITS.get(kind, limit))
 
 
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_gradient_of_an_impossible_label(kind: str) -> None:
+    """p of a label underflows, or is 0 as its logit is -inf: what is left is its own share."""
+    logits, labels = make(kind, 3, 40)
+    labels[:] = (1, 2, 3)
+    logits[0, 1], logits[1, 2] = -1e5, -np.inf
+    vectors = {name: np.array([0.5, 0.25, -1.0]) for name in ("grad_logps", "grad_entropy")}
+    out = prefopt.token_logps(logits.astype(np.float64), labels, stats=("entropy",))
+    got = grad(logits, labels, lse=out.lse, entropy=out.entropy, **vectors)
+    want = prefopt.token_logps_grad(
+        logits.astype(np.float64), labels, out.lse, entropy=out.entropy, **vectors
+    )
+    assert np.isfinite(want[0]).all()
+    np.testing.assert_allclose(got, want, rtol=0, atol=1.3e-14 if kind == "float64" else 7.5e-7)
+
+
 @pytest.mark.parametrize("vocab", [7, 5000])
 def test_no_rows(vocab: int) -> None:
     """Forward, backward and the pair's statistics of an empty batch of short and of long rows."""
