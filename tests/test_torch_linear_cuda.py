@@ -25,7 +25,7 @@ from torch_linear_cases import (  # noqa: E402
 from torch_ways import WAYS  # noqa: E402
 
 import prefopt  # noqa: E402
-from prefopt import _cublas  # noqa: E402
+from prefopt import _cublas, _cuda  # noqa: E402
 from prefopt import torch as prefopt_torch  # noqa: E402
 from prefopt.torch import _bridge, _linear_kernels  # noqa: E402
 
@@ -168,6 +168,35 @@ def test_bad_labels_are_noted() -> None:
     assert got.logps[0, 0].isnan()
     with pytest.raises(ValueError, match=r"labels: .* at index 0"):
         prefopt.cuda_check()
+
+
+def test_bad_labels_are_said_at_once_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PREFOPT_CHECK=1, on logits and without them; the next call finds nothing left."""
+    monkeypatch.setenv("PREFOPT_CHECK", "1")
+    head = make((2, 3), 8, 20)
+    good = head["labels"].clone()
+    logits = torch.zeros(2, 3, 20)
+    head["labels"][1, 0] = 20
+    with pytest.raises(ValueError, match=r"labels: .* at index 3"):
+        call(head)
+    with pytest.raises(ValueError, match=r"labels: .* at index 3"):
+        prefopt_torch.token_logps(logits, head["labels"])
+    flags = torch.tensor([0, 2, 1])
+    with pytest.raises(ValueError, match=r"desirable: got a value out of its range"):
+        prefopt_torch.kto_loss(logits[0, :, 0], logits[1, :, 0], flags, kl=torch.tensor(0.0))
+    head["labels"] = good
+    assert call(head).logps.isfinite().all()
+
+
+@pytest.mark.parametrize("launches", [0, 1, 2])
+def test_a_failed_launch_gives_no_result(launches: int) -> None:
+    """An exception that names the cause; the call after it is right."""
+    head = make((2, 3), 8, 20)
+    want = call(head).logps
+    _cuda.library().handle.cuda_sim_fail_launch(launches, 719)
+    with pytest.raises(RuntimeError, match=r"cuda: launch of a kernel: .*LaunchFailure"):
+        call(head)
+    assert torch.equal(call(head).logps, want)
 
 
 def test_a_limit_of_memory_keeps_no_logits() -> None:
