@@ -26,7 +26,7 @@ void pfo_linear_filter_close(pfo_linear_filter *filter)
 
 /* ---- what counts ------------------------------------------------------------------------------------------------ */
 
-void pfo_linear_filter_mark(const pfo_linear_filter *filter, const pfo_linear *l, const char *x, int64_t column,
+void pfo_linear_filter_mark(const pfo_linear_filter *filter, const pfo_linear *l, const void *x, int64_t column,
                             int64_t columns, double lse, int64_t label)
 {
     unsigned char *keeps = filter->keeps + column;
@@ -58,7 +58,7 @@ static void columns_body(void *context, int64_t begin, int64_t end)
     const move *m = (const move *)context;
     const int64_t count = m->filter->count, *columns = m->filter->columns;
     for (int64_t i = begin; i < end; i++) {
-        char *row = pfo_linear_at(m->l, m->memory, i * m->width);
+        void *row = pfo_linear_at(m->l, m->memory, i * m->width);
         if (m->l->wide)
             for (int64_t k = 0; k < count; k++) ((double *)row)[k] = ((double *)row)[columns[k]];
         else

@@ -24,7 +24,7 @@ int pfo_linear_filter_open(pfo_linear_filter *filter, const pfo_linear *l, doubl
 void pfo_linear_filter_close(pfo_linear_filter *filter);
 
 /* For each row of a tile, whose keeps are 0 at first, before its x becomes g; label: its column of the tile, or -1. */
-void pfo_linear_filter_mark(const pfo_linear_filter *filter, const pfo_linear *l, const char *x, int64_t column,
+void pfo_linear_filter_mark(const pfo_linear_filter *filter, const pfo_linear *l, const void *x, int64_t column,
                             int64_t columns, double lse, int64_t label);
 
 /* Lists what counts, and moves it together: g [tokens, ld] in place, weight_rows, and l's pack of lora_b. */
